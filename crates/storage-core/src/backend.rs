@@ -1,0 +1,7 @@
+//! The storages themselves. None knows a layer, and none knows another.
+
+#[cfg(feature = "local")]
+pub mod local;
+pub mod memory;
+#[cfg(feature = "s3")]
+pub mod s3;

@@ -1,0 +1,6 @@
+//! What is put around a storage. No layer knows a backend.
+
+pub mod limit;
+pub mod metered;
+pub mod retry;
+pub mod timeout;

@@ -311,6 +311,18 @@ pub struct Capabilities {
     pub max_size: Option<u64>,
 }
 
+/// What a storage is opened for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Access {
+    /// Reading and writing.
+    #[default]
+    ReadWrite,
+    /// Reading only: nothing is created or probed by writing, and everything that writes is refused with
+    /// [`ErrorKind::Denied`].
+    ReadOnly,
+}
+
 /// What must hold of the stored file for a call to take effect.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Precondition {

@@ -5,7 +5,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use serde_json::json;
 
 use crate::endpoint::{Admin, S3Endpoint, ServerKind};
 use crate::http;
@@ -19,7 +18,7 @@ const READY: Duration = Duration::from_secs(60);
 const REGION: &str = "garage";
 const BUCKET: &str = "rig";
 
-/// One node with one key and one bucket. Stopped when dropped.
+/// One node with one key, which may make buckets, and one bucket. Stopped when dropped.
 #[derive(Debug)]
 pub struct Garage {
     endpoint: S3Endpoint,
@@ -61,8 +60,6 @@ impl Garage {
         let mut server = Server::start("garage", command, scratch.join("garage.log"))?;
         server.wait_until(READY, || http::answers_ok(admin.address, "/health"))?;
 
-        let allow = json!({ "allow": { "createBucket": true } });
-        admin.call(&format!("/v2/UpdateKey?id={access_key}"), &allow).with_context(|| server.log_tail())?;
         let endpoint = S3Endpoint {
             endpoint: format!("http://{}", SocketAddr::from((Ipv4Addr::LOCALHOST, s3))),
             access_key,

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -182,6 +182,16 @@ fn exec_gives_its_command_the_servers_and_ends_as_it_does() {
     assert!(stderr.contains("1 skipped\nSKIP this"), "{stderr}");
 }
 
+/// Killed with signal 9 when dropped, so that a failing test leaves nothing either.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
 /// A killed test run that leaves its servers behind fills the machine.
 #[test]
 fn servers_and_command_end_with_a_rig_that_is_killed() {
@@ -190,14 +200,13 @@ fn servers_and_command_end_with_a_rig_that_is_killed() {
     }
     let mut rig = Command::new(RIG);
     rig.args(["exec", "--", "sh", "-c", "echo up; exec sleep 600"]).stdout(Stdio::piped());
-    let mut rig = rig.spawn().unwrap();
+    let mut rig = Killed(rig.spawn().unwrap());
     let mut line = String::new();
-    BufReader::new(rig.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let children = children(rig.id());
+    BufReader::new(rig.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let children = children(rig.0.id());
     let names: Vec<&str> = children.iter().map(|(_, name)| name.as_str()).collect();
     assert!(names.contains(&"garage") && names.len() == 3, "{names:?}");
-    rig.kill().unwrap();
-    rig.wait().unwrap();
+    drop(rig);
     for (pid, name) in children {
         assert!(gone_soon(pid), "{name} is still there");
     }

@@ -56,7 +56,6 @@ pub(super) fn list(
     .boxed()
 }
 
-#[expect(clippy::large_enum_variant, reason = "one per listing, and it becomes the other at once")]
 enum Coming {
     /// Nothing was asked for yet.
     First(Walk),

@@ -219,7 +219,7 @@ async fn a_name_of_an_upload_leads_to_no_other_directory() {
 async fn an_abandoned_upload_leaves_nothing_and_an_open_one_is_found() {
     let (root, storage) = storage().await;
     let ticket = begun(&storage, UploadOptions::default()).await;
-    assert_eq!(storage.stale(Duration::ZERO).await.unwrap(), [ticket.clone()]);
+    assert_eq!(storage.stale(Duration::ZERO).await.unwrap(), std::slice::from_ref(&ticket));
     assert_eq!(storage.stale(Duration::from_secs(3600)).await.unwrap(), []);
     assert_eq!(storage.stale(Duration::MAX).await.unwrap(), []);
     storage.abandon(&ticket).await.unwrap();

@@ -1,2 +1,3 @@
-//! Placeholder.
+//! The migrator: moves files between storages, verified, resumable, reported.
+
 fn main() {}

@@ -2,8 +2,9 @@
 //! and for whoever receives them.
 //!
 //! HTTP carries visible ASCII only, folds the case of names and the number of spaces, and a server may decode
-//! what looks like an RFC 2047 encoded word. So everything else is percent-encoded, in names upper case and
-//! `_` too (gateways that hand headers on as environment variables fold it into `-`).
+//! what looks like an RFC 2047 encoded word; so values are percent-encoded. Names are worse: proxies and servers
+//! silently drop a header whose name holds anything but letters, digits and `-`, a `%` included, and gateways
+//! fold `_` into `-`; so a key that is more than that is written in hex.
 //!
 //! | name | value |
 //! |---|---|
@@ -11,7 +12,8 @@
 //! | `created` | RFC 3339 with nanoseconds, UTC |
 //! | `sha256` | 64 hex digits |
 //! | `part-size` | decimal |
-//! | `tag-<key>` | both percent-encoded |
+//! | `tag-<key>` | percent-encoded; the key is lower-case letters, digits and `-` |
+//! | `tagx-<hex>` | percent-encoded; the hex digits are the UTF-8 of any other key |
 //! | any other | another tool's (rclone's `mtime`): the tag `x-amz-meta-<name>`, its value as it is |
 
 use std::collections::BTreeMap;
@@ -39,6 +41,7 @@ const CREATED: &str = "created";
 const SHA256: &str = "sha256";
 const PART_SIZE: &str = "part-size";
 const TAG_PREFIX: &str = "tag-";
+const HEX_TAG_PREFIX: &str = "tagx-";
 
 /// Not `?`, so that no value holds the `=?` of an encoded word.
 const VALUE: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'?').add(b'"').add(b'\\');
@@ -66,7 +69,7 @@ pub fn encode(attributes: &Attributes) -> BTreeMap<String, String> {
     for (key, value) in &attributes.tags {
         match foreign_name(key) {
             Some(name) => map.insert(name.to_owned(), encode_foreign(value)),
-            None => map.insert(format!("{TAG_PREFIX}{}", encode_key(key)), encode_value(value)),
+            None => map.insert(encode_key(key), encode_value(value)),
         };
     }
     if let Some(file_name) = &attributes.file_name {
@@ -96,9 +99,9 @@ pub fn decode(metadata: &BTreeMap<String, String>) -> Attributes {
             CREATED => put(&mut attributes.created, decode_time(&value)),
             SHA256 => put(&mut attributes.digest, value.parse().ok()),
             PART_SIZE => put(&mut attributes.part_size, value.parse().ok().filter(|size| *size > 0)),
-            _ => match name.strip_prefix(TAG_PREFIX).filter(|key| !key.is_empty()) {
+            _ => match decode_key(&name) {
                 Some(key) => {
-                    attributes.tags.insert(decode_text(key), decode_text(&value));
+                    attributes.tags.insert(key, decode_text(&value));
                     true
                 }
                 None => false,
@@ -139,26 +142,30 @@ fn put<T>(slot: &mut Option<T>, value: Option<T>) -> bool {
 /// for one of ours.
 fn foreign_name(key: &str) -> Option<&str> {
     let name = key.strip_prefix(HEADER_PREFIX)?;
-    let ours = matches!(name, FILE_NAME | CREATED | SHA256 | PART_SIZE) || name.starts_with(TAG_PREFIX);
+    let ours = matches!(name, FILE_NAME | CREATED | SHA256 | PART_SIZE)
+        || name.starts_with(TAG_PREFIX)
+        || name.starts_with(HEX_TAG_PREFIX);
     // `tchar` of RFC 9110 section 5.6.2, in lower case.
     let token =
         |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&byte);
     (!ours && !name.is_empty() && name.bytes().all(token)).then_some(name)
 }
 
-/// Percent-encodes a tag's key such that its case does not matter.
 fn encode_key(key: &str) -> String {
-    let mut encoded = String::with_capacity(key.len());
-    for byte in key.bytes() {
-        match byte {
-            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' => encoded.push(char::from(byte)),
-            _ => {
-                encoded.push('%');
-                encoded.push_str(&hex::encode([byte]));
-            }
-        }
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if !key.is_empty() && key.bytes().all(plain) {
+        return format!("{TAG_PREFIX}{key}");
     }
-    encoded
+    format!("{HEX_TAG_PREFIX}{}", hex::encode(key))
+}
+
+/// Reads the key of a tag from the name of its header, where it is one of ours.
+fn decode_key(name: &str) -> Option<String> {
+    if let Some(key) = name.strip_prefix(TAG_PREFIX) {
+        return (!key.is_empty()).then(|| key.to_owned());
+    }
+    let bytes = hex::decode(name.strip_prefix(HEX_TAG_PREFIX)?).ok()?;
+    String::from_utf8(bytes).ok().filter(|key| encode_key(key) == name)
 }
 
 fn encode_value(value: &str) -> String {
@@ -324,7 +331,7 @@ mod tests {
         let encoded = encode(&attributes);
         assert_eq!(encoded["mtime"], "1700000000.123456789");
         assert_eq!(encoded["created"], "2023-11-14T22:13:20.123456789Z");
-        assert_eq!(encoded["tag-%55pper%20and%5flower"], "two%20%20spaces");
+        assert_eq!(encoded["tagx-557070657220616e645f6c6f776572"], "two%20%20spaces");
     }
 
     #[test]
@@ -355,8 +362,14 @@ mod tests {
 
     #[test]
     fn what_does_not_parse_is_kept_as_a_tag() {
-        let foreign =
-            [("created", "yesterday"), ("sha256", "?"), ("part-size", "0"), ("tag-", "x"), ("MTime", "7")];
+        let foreign = [
+            ("created", "yesterday"),
+            ("sha256", "?"),
+            ("part-size", "0"),
+            ("tag-", "x"),
+            ("tagx-zz", "y"),
+            ("MTime", "7"),
+        ];
         let metadata =
             foreign.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let attributes = decode(&metadata);
@@ -381,7 +394,7 @@ mod tests {
             file_name in proptest::option::of(any::<String>()),
             seconds in any::<i32>(),
             nanos in 0u32..1_000_000_000,
-            tags in proptest::collection::btree_map("(x-amz-meta-)?[a-zA-Z%_ é-]{0,6}[A-Z=?a]", "\\PC*|[ -~\n]*", 0..5),
+            tags in proptest::collection::btree_map("[a-zA-Z%_ é-]{0,6}[A-Z=?a]|x-amz-meta-[a-z0-9-]{1,5}", "\\PC*|[ -~\n]*", 0..5),
         ) {
             let base = UNIX_EPOCH + Duration::from_secs(1 << 32);
             let created = base + Duration::new(u64::from(seconds.unsigned_abs()), nanos);

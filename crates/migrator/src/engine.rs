@@ -1,0 +1,162 @@
+//! Runs: plan, copy, verify and cleanup, from the first entry of the scan to the last row of the ledger.
+
+use std::num::{NonZeroU32, NonZeroU64};
+use std::sync::Arc;
+
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use storage_core::storage::{Capabilities, FileStorage};
+use tokio_util::sync::CancellationToken;
+
+use crate::ledger::{FileFilter, FileRecord, Ledger, LedgerError, RunEnd, RunId};
+use crate::plan::{Merge, MergeError, Summary};
+use crate::progress::Progress;
+use crate::scan::{self, Filter};
+
+pub use self::copy::copy;
+pub use self::sweep::{Cleaned, cleanup};
+pub use self::verify::verify;
+
+mod copy;
+mod recorder;
+mod sweep;
+mod verify;
+
+/// Files in a row that fail because the target is out of reach before a run gives up.
+const OUTAGE_LIMIT: u32 = 16;
+
+/// What a run works with.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Job {
+    /// Read only.
+    pub source: Arc<dyn FileStorage>,
+    /// Written to by copies.
+    pub target: Arc<dyn FileStorage>,
+    /// The book of this pair.
+    pub ledger: Arc<dyn Ledger>,
+    /// Which files.
+    pub filter: Filter,
+    /// Numbers for whoever watches.
+    pub progress: Progress,
+    /// Cancelled when the run is to stop: what is in flight is given up within `grace`, the rest not begun.
+    pub stop: CancellationToken,
+}
+
+impl Job {
+    /// Makes a job over all files that nobody watches or stops.
+    pub fn new(source: Arc<dyn FileStorage>, target: Arc<dyn FileStorage>, ledger: Arc<dyn Ledger>) -> Self {
+        Self {
+            source,
+            target,
+            ledger,
+            filter: Filter::default(),
+            progress: Progress::new(),
+            stop: CancellationToken::new(),
+        }
+    }
+}
+
+/// How a copy works.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct CopyOptions {
+    /// Requests and part buffers at a time, 1 to 256; default 8. Memory is about this times the part size.
+    pub concurrency: NonZeroU32,
+    /// Bytes per part, and the greatest file that is sent in one request; default 16 MiB: large enough that a
+    /// request's overhead is noise, small enough that little is sent again.
+    pub part_size: NonZeroU64,
+    /// Bytes per second read from the source; default: no limit.
+    pub bandwidth: Option<NonZeroU64>,
+    /// Attempts per file and run; default 3.
+    pub attempts: NonZeroU32,
+}
+
+impl Default for CopyOptions {
+    fn default() -> Self {
+        const fn or_one(number: Option<NonZeroU32>) -> NonZeroU32 {
+            match number {
+                Some(number) => number,
+                None => NonZeroU32::MIN,
+            }
+        }
+        Self {
+            concurrency: const { or_one(NonZeroU32::new(8)) },
+            part_size: const { NonZeroU64::MIN.saturating_add((16 << 20) - 1) },
+            bandwidth: None,
+            attempts: const { or_one(NonZeroU32::new(3)) },
+        }
+    }
+}
+
+/// What an audit looks at.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct VerifyOptions {
+    /// Read every byte of the target, instead of trusting its checksums where it has been shown that they can
+    /// be trusted. Default: no.
+    pub read_back: bool,
+    /// As for copies; default 8.
+    pub concurrency: Option<NonZeroU32>,
+    /// Bytes per second read back; default: no limit.
+    pub bandwidth: Option<NonZeroU64>,
+}
+
+/// A run that came to an end; everything else about it is in the ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Its number.
+    pub run: RunId,
+    /// How.
+    pub end: RunEnd,
+}
+
+/// Why a run could not go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The source cannot be used at all.
+    #[error("source: {0}")]
+    Source(#[source] storage_core::error::Error),
+    /// The target cannot be used at all.
+    #[error("target: {0}")]
+    Target(#[source] storage_core::error::Error),
+    /// The ledger failed.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// A part of the program ended early: a defect.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+impl From<MergeError> for EngineError {
+    fn from(error: MergeError) -> Self {
+        match error {
+            MergeError::Source(error) => Self::Source(error),
+            MergeError::Ledger(error) => Self::Ledger(error),
+        }
+    }
+}
+
+/// Counts what a copy would do, and writes nothing anywhere. Without a ledger, everything is new.
+///
+/// # Errors
+/// [`EngineError::Source`] and [`EngineError::Ledger`], when either cannot be read to its end.
+pub async fn plan(
+    source: &dyn FileStorage,
+    target: &Capabilities,
+    ledger: Option<&dyn Ledger>,
+    filter: &Filter,
+    list_at_most: usize,
+) -> Result<Summary, EngineError> {
+    let rows: BoxStream<'static, Result<FileRecord, LedgerError>> = match ledger {
+        Some(ledger) => ledger.files(FileFilter::default()),
+        None => stream::empty().boxed(),
+    };
+    let mut merge = Merge::new(scan::entries(source, filter.clone()), rows);
+    let mut summary = Summary::default();
+    while let Some(step) = merge.next().await? {
+        summary.add(step, target, list_at_most);
+    }
+    Ok(summary)
+}

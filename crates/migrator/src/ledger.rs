@@ -1,0 +1,500 @@
+//! The durable book of a migration: one row per file, one journal of outcomes per run.
+//!
+//! Every answer of [`Ledger::record`] means *durable*: a power cut after it forgets nothing. State changes are
+//! compare-and-set along [`item::next`](crate::item::next): a change that finds the file in a state it cannot
+//! happen in is [`Recorded::Stale`], a value and not an error.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use storage_core::checksum::{CompositeDigest, Digest};
+use storage_core::id::FileId;
+use storage_core::metadata::Version;
+use storage_core::storage::{PartReceipt, UploadTicket, Verified};
+
+use crate::item::State;
+
+/// The ledger's result.
+pub type Result<T, E = LedgerError> = std::result::Result<T, E>;
+
+/// What a ledger cannot do, in words for whoever runs the tool.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LedgerError {
+    /// Another process works with this ledger.
+    #[error("the ledger {location} is in use by {holder}")]
+    Locked {
+        /// The ledger.
+        location: String,
+        /// Who holds it: host, process id, since when.
+        holder: String,
+    },
+    /// The ledger belongs to another pair of storages.
+    #[error("the ledger {location} belongs to {found}, not to {asked}")]
+    OtherPair {
+        /// The ledger.
+        location: String,
+        /// What the ledger says.
+        found: Binding,
+        /// What was asked for.
+        asked: Binding,
+    },
+    /// A later release wrote the ledger.
+    #[error(
+        "the ledger {location} has schema version {found}, this release knows versions up to {supported}"
+    )]
+    Newer {
+        /// The ledger.
+        location: String,
+        /// What the ledger says.
+        found: u32,
+        /// What this release supports.
+        supported: u32,
+    },
+    /// There is no ledger, and the command does not make one.
+    #[error("there is no ledger at {location}")]
+    Missing {
+        /// Where it was looked for.
+        location: String,
+    },
+    /// The file is no ledger, or a damaged one.
+    #[error("the ledger {location} cannot be read: {reason}")]
+    Corrupt {
+        /// The ledger.
+        location: String,
+        /// What the database says.
+        reason: String,
+    },
+    /// The ledger, or its directory, cannot be written.
+    #[error("the ledger {location} cannot be written: {reason}")]
+    ReadOnly {
+        /// The ledger.
+        location: String,
+        /// What the database says.
+        reason: String,
+    },
+    /// The disk under the ledger is full.
+    #[error("no space left for the ledger {location}")]
+    Full {
+        /// The ledger.
+        location: String,
+    },
+    /// Anything else.
+    #[error("the ledger {location} failed: {reason}")]
+    Other {
+        /// The ledger.
+        location: String,
+        /// What the database says.
+        reason: String,
+    },
+}
+
+/// The pair of storages that a ledger is about. Holds no secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Binding {
+    /// Describes the source so that the same place is the same text: an absolute path, a bucket with endpoint
+    /// and prefix.
+    pub source: String,
+    /// Describes the target likewise.
+    pub target: String,
+}
+
+impl fmt::Display for Binding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} -> {}", self.source, self.target)
+    }
+}
+
+/// Number of a run within its ledger, from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RunId(pub i64);
+
+impl fmt::Display for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// What a run does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunKind {
+    /// Copies files.
+    Copy,
+    /// Compares source, ledger and target.
+    Verify,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunEnd {
+    /// It saw everything and did what it was to do; single files may have failed.
+    Complete,
+    /// It was asked to stop.
+    Interrupted,
+    /// It could not go on.
+    Aborted,
+}
+
+/// What only the run itself can count; the rest is counted from its outcomes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Tally {
+    /// Entries that were to be dealt with: files, and entries that cannot be one.
+    pub planned: u64,
+    /// Bytes of the planned files.
+    pub planned_bytes: u64,
+    /// Files that needed nothing.
+    pub unchanged: u64,
+    /// Bytes of those.
+    pub unchanged_bytes: u64,
+    /// Files left out by filters; not planned.
+    pub excluded: u64,
+    /// Bytes read from the source.
+    pub bytes_read: u64,
+    /// Bytes sent to the target.
+    pub bytes_sent: u64,
+    /// Parts sent.
+    pub parts_sent: u64,
+    /// Parts found stored by an earlier run and not sent again.
+    pub parts_resumed: u64,
+    /// Attempts beyond the first, over all files.
+    pub retries: u64,
+}
+
+/// One execution of copy or verify.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// Its number.
+    pub id: RunId,
+    /// What it does.
+    pub kind: RunKind,
+    /// When it began.
+    pub started: Timestamp,
+    /// When it ended; nothing while it runs, or when it was killed.
+    pub finished: Option<Timestamp>,
+    /// How it ended.
+    pub end: Option<RunEnd>,
+    /// What it counted.
+    pub tally: Tally,
+    /// The last id that the scan has seen; nothing before the first. Files behind it were not reached.
+    pub scanned_to: Option<FileId>,
+    /// Whether the scan saw the end of the source without an error.
+    pub scan_complete: bool,
+    /// Version of the program.
+    pub program: String,
+}
+
+/// What became of one entry in one run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Copied and verified.
+    Copied,
+    /// Needed nothing. Not kept per file: everything verified that has no other outcome in the run.
+    Unchanged,
+    /// Not copied, for a reason that is no failure (a symbolic link, a fifo).
+    Skipped,
+    /// Not copied although it should have been.
+    Failed,
+    /// In the ledger and no longer in the source.
+    Gone,
+    /// In the ledger, and in a part of the source that could not be read.
+    Unseen,
+    /// In the ledger, and left out by this run's filters.
+    Excluded,
+    /// Audit: source, ledger and target agree. Not kept per file.
+    Matched,
+    /// Audit: not in the target.
+    Missing,
+    /// Audit: the target's bytes are not those of the source.
+    Different,
+    /// Audit: in the target, and neither in the source nor in the ledger.
+    Extra,
+    /// Audit: in the target, and nothing proves its bytes.
+    Unverified,
+    /// Audit: the source changed after it was copied.
+    Outdated,
+}
+
+impl Outcome {
+    /// All outcomes.
+    pub const ALL: [Self; 13] = [
+        Self::Copied,
+        Self::Unchanged,
+        Self::Skipped,
+        Self::Failed,
+        Self::Gone,
+        Self::Unseen,
+        Self::Excluded,
+        Self::Matched,
+        Self::Missing,
+        Self::Different,
+        Self::Extra,
+        Self::Unverified,
+        Self::Outdated,
+    ];
+
+    /// Returns the name that the ledger stores and reports show.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Copied => "copied",
+            Self::Unchanged => "unchanged",
+            Self::Skipped => "skipped",
+            Self::Failed => "failed",
+            Self::Gone => "gone",
+            Self::Unseen => "unseen",
+            Self::Excluded => "excluded",
+            Self::Matched => "matched",
+            Self::Missing => "missing",
+            Self::Different => "different",
+            Self::Extra => "extra",
+            Self::Unverified => "unverified",
+            Self::Outdated => "outdated",
+        }
+    }
+}
+
+/// A line of a run's journal. A later one for the same subject in the same run replaces it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutcomeRecord {
+    /// The id; or, for an entry that has none, its path with odd bytes escaped.
+    pub subject: String,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Why: a stable word (`symbolic link`, `name_not_utf8`, an error kind), empty for success.
+    pub reason: String,
+    /// The error in full, for a reader.
+    pub detail: Option<String>,
+    /// Size in bytes, where known.
+    pub size: Option<u64>,
+    /// SHA-256, where known.
+    pub digest: Option<Digest>,
+    /// Who compared the target's bytes.
+    pub verified: Option<Verified>,
+    /// Attempts in this run.
+    pub attempts: u32,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// The row of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileRecord {
+    /// The file.
+    pub id: FileId,
+    /// Where it stands.
+    pub state: State,
+    /// Size in bytes of the source when it was last intended.
+    pub size: u64,
+    /// The source's identity when it was last intended.
+    pub source_version: Version,
+    /// SHA-256 of the source's bytes, once published.
+    pub digest: Option<Digest>,
+    /// Composite of the parts, where it was sent in parts.
+    pub composite: Option<CompositeDigest>,
+    /// The target's version, once published.
+    pub target_version: Option<Version>,
+    /// Who compared the target's bytes, once verified.
+    pub verified: Option<Verified>,
+    /// The open multipart upload, while there is one.
+    pub ticket: Option<UploadTicket>,
+    /// Intents since the file was last verified.
+    pub attempts: u32,
+    /// Why it failed or is damaged.
+    pub error: Option<String>,
+    /// The run that last changed the row.
+    pub run: RunId,
+    /// When the row last changed.
+    pub updated: Timestamp,
+}
+
+/// What the target published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// SHA-256 of the source's bytes.
+    pub digest: Digest,
+    /// Composite of the parts, where it was sent in parts.
+    pub composite: Option<CompositeDigest>,
+    /// The target's version.
+    pub target_version: Option<Version>,
+    /// [`Verified::No`] leads to `Copied`; anything else to `Verified`, and is the file's outcome.
+    pub verified: Verified,
+}
+
+/// A change of one file, and what it means for the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// `Copying` from now on, with this size and identity. Keeps an open upload's ticket and parts only if the
+    /// row's identity is the same; a ticket that is dropped here goes to [`Ledger::orphans`].
+    Intend {
+        /// The file.
+        id: FileId,
+        /// In bytes.
+        size: u64,
+        /// The source's identity.
+        source_version: Version,
+    },
+    /// A multipart upload began.
+    UploadBegun {
+        /// The file, size of parts, the storage's name of the upload.
+        ticket: UploadTicket,
+    },
+    /// A part is stored; the same number again replaces it.
+    PartStored {
+        /// The file.
+        id: FileId,
+        /// The part, with its digest.
+        part: PartReceipt,
+    },
+    /// The open upload is no more: its ticket and parts are forgotten.
+    UploadEnded {
+        /// The file.
+        id: FileId,
+    },
+    /// The target published the file; ticket and parts are forgotten. When verified, journals `Copied`.
+    Published {
+        /// The file.
+        id: FileId,
+        /// What the target published.
+        published: Published,
+        /// Attempts in this run.
+        attempts: u32,
+    },
+    /// The target's bytes were compared and are right. In a copy run, journals `Copied`.
+    Confirmed {
+        /// The file.
+        id: FileId,
+        /// By whom.
+        by: Verified,
+        /// Attempts in this run; nothing in an audit, which journals no match.
+        attempts: Option<u32>,
+    },
+    /// This run gives up on the file; journals `Failed`. An open upload stays, to be resumed.
+    Failed {
+        /// The file.
+        id: FileId,
+        /// A stable word.
+        reason: String,
+        /// The error in full.
+        detail: String,
+        /// Attempts in this run.
+        attempts: u32,
+    },
+    /// An audit found it so; journals `outcome`, which is `Missing` or `Different`.
+    Damaged {
+        /// The file.
+        id: FileId,
+        /// `Missing` or `Different`.
+        outcome: Outcome,
+        /// The finding in full.
+        detail: String,
+    },
+    /// The source no longer has it; journals `Gone`. An open upload's ticket goes to [`Ledger::orphans`].
+    Gone {
+        /// The file.
+        id: FileId,
+    },
+    /// Only a line in the journal: an entry that is skipped, cannot be a file, or was found in an audit.
+    Noted(OutcomeRecord),
+}
+
+/// Whether a change took effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recorded {
+    /// It is durable.
+    Done,
+    /// The file is in a state in which the change cannot happen; nothing was changed.
+    Stale,
+}
+
+/// Number and bytes of files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    /// Number.
+    pub files: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+impl Count {
+    /// Adds a file.
+    pub fn add(&mut self, bytes: u64) {
+        self.files += 1;
+        self.bytes += bytes;
+    }
+}
+
+/// Which files [`Ledger::files`] yields.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FileFilter {
+    /// Only these states; empty: all.
+    pub states: Vec<State>,
+    /// Only ids behind this one.
+    pub after: Option<FileId>,
+}
+
+/// The durable book of a migration.
+#[async_trait]
+pub trait Ledger: fmt::Debug + Send + Sync + 'static {
+    /// Returns where it is, for messages. Holds no secret.
+    fn location(&self) -> &str;
+
+    /// Returns the pair of storages it is about.
+    fn binding(&self) -> &Binding;
+
+    /// Begins a run. Runs that a kill left open are closed as [`RunEnd::Aborted`]: their outcomes stay.
+    async fn begin_run(&self, kind: RunKind, program: &str) -> Result<RunId>;
+
+    /// Notes how far the run is: its tally and the last id its scan has seen.
+    async fn checkpoint(&self, run: RunId, tally: Tally, scanned_to: Option<FileId>) -> Result<()>;
+
+    /// Ends a run.
+    async fn finish_run(&self, run: RunId, end: RunEnd, tally: Tally, scan_complete: bool) -> Result<()>;
+
+    /// Returns a run, or the latest.
+    async fn run(&self, run: Option<RunId>) -> Result<Option<RunRecord>>;
+
+    /// Returns the latest runs, latest first.
+    async fn runs(&self, limit: u32) -> Result<Vec<RunRecord>>;
+
+    /// Makes changes durable, in order, and answers for each. All of one call become durable together or not
+    /// at all; calls made at the same time share one commit.
+    async fn record(&self, run: RunId, changes: Vec<Change>) -> Result<Vec<Recorded>>;
+
+    /// Returns the row of a file.
+    async fn file(&self, id: &FileId) -> Result<Option<FileRecord>>;
+
+    /// Yields rows in ascending byte order of ids, reading ahead a bounded number.
+    fn files(&self, filter: FileFilter) -> BoxStream<'static, Result<FileRecord>>;
+
+    /// Returns the recorded parts of a file's open upload, by number.
+    async fn parts(&self, id: &FileId) -> Result<Vec<PartReceipt>>;
+
+    /// Returns uploads that were begun and are no longer wanted: to be abandoned, then forgotten.
+    async fn orphans(&self) -> Result<Vec<UploadTicket>>;
+
+    /// Forgets an orphan.
+    async fn forget_orphan(&self, ticket: &UploadTicket) -> Result<()>;
+
+    /// Yields a run's journal in ascending byte order of subjects.
+    fn outcomes(&self, run: RunId) -> BoxStream<'static, Result<OutcomeRecord>>;
+
+    /// Counts a run's journal.
+    async fn outcome_counts(&self, run: RunId) -> Result<BTreeMap<Outcome, Count>>;
+
+    /// Counts a run's journal by outcome and reason, most frequent first.
+    async fn reason_counts(&self, run: RunId) -> Result<Vec<(Outcome, String, u64)>>;
+
+    /// Returns what every run noted of one subject, oldest first.
+    async fn history(&self, subject: &str) -> Result<Vec<(RunId, OutcomeRecord)>>;
+
+    /// Counts the files by state.
+    async fn state_counts(&self) -> Result<BTreeMap<State, Count>>;
+}

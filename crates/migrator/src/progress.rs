@@ -1,0 +1,219 @@
+//! Where a run stands at this moment: numbers that the engine adds to and renderers look at.
+//!
+//! Nothing here decides anything: the report and the exit code come from the ledger.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::Serialize;
+
+use crate::ledger::{Outcome, RunId, RunKind};
+
+/// Something that happened, for whoever follows a run line by line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// A run began.
+    Run {
+        /// Its number.
+        run: RunId,
+        /// What it does.
+        kind: RunKind,
+    },
+    /// One entry is dealt with. Unchanged files and matches are counted, not told one by one.
+    File {
+        /// The id, or the escaped path.
+        subject: &'a str,
+        /// What became of it.
+        outcome: Outcome,
+        /// A stable word, empty for success.
+        #[serde(skip_serializing_if = "str::is_empty")]
+        reason: &'a str,
+        /// In bytes, where known.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        size: Option<u64>,
+    },
+    /// A file is tried again.
+    Retry {
+        /// The file.
+        subject: &'a str,
+        /// The attempt that failed, from 1.
+        attempt: u32,
+        /// Why.
+        detail: &'a str,
+    },
+    /// Something whoever runs the tool should know.
+    Notice {
+        /// In words.
+        message: &'a str,
+    },
+}
+
+type Sink = Box<dyn Fn(&Event<'_>) + Send + Sync>;
+
+/// A handle on the numbers of a run. A clone shares them.
+#[derive(Clone, Default)]
+pub struct Progress(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    numbers: Numbers,
+    sink: Option<Sink>,
+}
+
+macro_rules! numbers {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        #[derive(Default)]
+        struct Numbers { $($name: AtomicU64),* }
+
+        /// The numbers of a run at one moment.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+        #[non_exhaustive]
+        pub struct Snapshot { $($(#[$doc])* pub $name: u64),* }
+
+        impl Numbers {
+            fn snapshot(&self) -> Snapshot {
+                Snapshot { $($name: self.$name.load(Ordering::Relaxed)),* }
+            }
+        }
+    };
+}
+
+numbers! {
+    /// Entries found that are to be dealt with.
+    planned,
+    /// Bytes of those.
+    planned_bytes,
+    /// 1 once the scan has seen everything: only then are the planned numbers final.
+    scan_done,
+    /// Entries dealt with, whatever became of them.
+    done,
+    /// Bytes of the files dealt with.
+    done_bytes,
+    /// Files copied.
+    copied,
+    /// Files that needed nothing (in an audit: that match).
+    unchanged,
+    /// Entries skipped.
+    skipped,
+    /// Entries failed (in an audit: findings).
+    failed,
+    /// Bytes sent, attempts that failed included.
+    bytes_sent,
+    /// Bytes read from the source.
+    bytes_read,
+    /// Attempts beyond the first.
+    retries,
+    /// Files in work.
+    active,
+}
+
+impl Progress {
+    /// Makes numbers that nobody follows line by line.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Makes numbers whose events go to `sink` as they happen. The sink is called from many threads and must
+    /// be quick.
+    pub fn with_sink(sink: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(Inner { numbers: Numbers::default(), sink: Some(Box::new(sink)) }))
+    }
+
+    /// Returns the numbers at this moment.
+    pub fn snapshot(&self) -> Snapshot {
+        self.0.numbers.snapshot()
+    }
+
+    /// Tells an event.
+    pub fn tell(&self, event: &Event<'_>) {
+        if let Some(sink) = &self.0.sink {
+            sink(event);
+        }
+    }
+
+    /// Counts an entry that is to be dealt with.
+    pub fn planned(&self, bytes: u64) {
+        add(&self.0.numbers.planned, 1);
+        add(&self.0.numbers.planned_bytes, bytes);
+    }
+
+    /// Notes that the scan has seen everything.
+    pub fn scan_done(&self) {
+        self.0.numbers.scan_done.store(1, Ordering::Relaxed);
+    }
+
+    /// Counts a file that needs nothing.
+    pub fn unchanged(&self, bytes: u64) {
+        add(&self.0.numbers.unchanged, 1);
+        add(&self.0.numbers.done, 1);
+        add(&self.0.numbers.done_bytes, bytes);
+    }
+
+    /// Counts and tells what became of an entry.
+    pub fn outcome(&self, subject: &str, outcome: Outcome, reason: &str, size: Option<u64>) {
+        let numbers = &self.0.numbers;
+        let number = match outcome {
+            Outcome::Copied => Some(&numbers.copied),
+            Outcome::Unchanged | Outcome::Matched => Some(&numbers.unchanged),
+            Outcome::Skipped => Some(&numbers.skipped),
+            Outcome::Failed
+            | Outcome::Missing
+            | Outcome::Different
+            | Outcome::Extra
+            | Outcome::Unverified
+            | Outcome::Outdated => Some(&numbers.failed),
+            Outcome::Gone | Outcome::Unseen | Outcome::Excluded => None,
+        };
+        if let Some(number) = number {
+            add(number, 1);
+            add(&numbers.done, 1);
+            add(&numbers.done_bytes, size.unwrap_or(0));
+        }
+        self.tell(&Event::File { subject, outcome, reason, size });
+    }
+
+    /// Counts bytes read from the source.
+    pub fn bytes_read(&self, bytes: u64) {
+        add(&self.0.numbers.bytes_read, bytes);
+    }
+
+    /// Counts bytes sent.
+    pub fn bytes_sent(&self, bytes: u64) {
+        add(&self.0.numbers.bytes_sent, bytes);
+    }
+
+    /// Counts and tells another attempt.
+    pub fn retry(&self, subject: &str, attempt: u32, detail: &str) {
+        add(&self.0.numbers.retries, 1);
+        self.tell(&Event::Retry { subject, attempt, detail });
+    }
+
+    /// Counts a file as in work until the guard is dropped.
+    pub fn active(&self) -> Active {
+        add(&self.0.numbers.active, 1);
+        Active(self.clone())
+    }
+}
+
+fn add(number: &AtomicU64, by: u64) {
+    number.fetch_add(by, Ordering::Relaxed);
+}
+
+impl fmt::Debug for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Progress").field(&self.snapshot()).finish()
+    }
+}
+
+/// A file in work; dropped when it is done.
+#[derive(Debug)]
+pub struct Active(Progress);
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.0.numbers.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -153,8 +153,13 @@ impl RetryStorage {
             match attempt().await {
                 Ok(receipt) => return Ok(receipt),
                 Err(error) if attempts.may_be_own(&error) => {
-                    // Where what is stored cannot be told, the first error is the news.
-                    return own().await.ok().flatten().ok_or_else(|| attempts.last(error));
+                    return match own().await {
+                        Ok(Some(receipt)) => Ok(receipt),
+                        Ok(None) => Err(attempts.last(error)),
+                        Err(gone) if gone.kind() == ErrorKind::NotFound => Err(attempts.last(error)),
+                        // "It exists" would be taken for "it is not yours", which nobody knows.
+                        Err(unknown) => Err(attempts.last(unknown.with_op(op))),
+                    };
                 }
                 Err(error) => attempts.after(error).await?,
             }

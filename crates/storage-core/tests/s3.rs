@@ -9,6 +9,8 @@ mod common;
 mod faults;
 #[path = "s3/keys.rs"]
 mod keys;
+#[path = "s3/moto.rs"]
+mod moto;
 #[path = "s3/objects.rs"]
 mod objects;
 #[path = "s3/opening.rs"]
@@ -16,7 +18,6 @@ mod opening;
 #[path = "s3/parts.rs"]
 mod parts;
 
-use common::{fixture_on_garage, fixture_on_moto};
+use common::fixture_on_garage;
 
 storage_core::conformance!(garage_keeps_its_promises, fixture_on_garage);
-storage_core::conformance!(moto_keeps_its_promises, fixture_on_moto);

@@ -8,6 +8,7 @@ use aws_sdk_s3::config::{Credentials, Region, RequestChecksumCalculation};
 use bytes::Bytes;
 use storage_core::backend::memory::MemoryStorage;
 use storage_core::backend::s3::{S3Config, S3Storage};
+use storage_core::checksum::Digest;
 use storage_core::id::FileId;
 use storage_core::storage::{Access, FileStorage};
 use storage_core::testkit::conformance::Fixture;
@@ -72,13 +73,15 @@ pub(crate) fn raw_client(server: &S3Endpoint) -> Client {
     Client::from_conf(config)
 }
 
-/// Changes one byte of an object and keeps its metadata, as a broken disk would.
+/// Changes one byte of an object and keeps its metadata, as a broken disk would. What was stored in parts comes
+/// back in one piece, so its digest takes the composite's place.
 pub(crate) async fn corrupt(client: &Client, bucket: &str, key: &str) {
     let old = client.get_object().bucket(bucket).key(key).send().await.unwrap();
-    let (metadata, content_type) = (old.metadata, old.content_type);
+    let (mut metadata, content_type) = (old.metadata.unwrap_or_default(), old.content_type);
     let mut bytes = old.body.collect().await.unwrap().to_vec();
+    metadata.entry("sha256".into()).or_insert_with(|| Digest::of(&bytes).to_string());
     bytes[0] ^= 1;
-    put_raw(client, bucket, key, bytes, metadata, content_type).await;
+    put_raw(client, bucket, key, bytes, Some(metadata), content_type).await;
 }
 
 pub(crate) async fn put_raw(

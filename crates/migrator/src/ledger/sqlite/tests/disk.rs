@@ -227,12 +227,14 @@ async fn a_power_cut_loses_nothing_that_was_answered() {
     for round in 0..8 {
         let mut other = Other::start(&path, &answers.path().join("answers"), round * 1_000_000);
         std::thread::sleep(Duration::from_millis(rand::rng().random_range(50..300)));
+        // Answers during the cut do not count: an fsync that is under way when the journal is shut down may
+        // return success (a plain loop of write and fsync loses its last block to that as well).
+        answered.extend(other.answered());
         if !image.cut_power() {
             skip("this kernel cannot shut a file system down");
             return;
         }
         other.kill();
-        answered.extend(other.answered());
         assert!(run("umount", &[image.mount.directory.to_str().unwrap()]));
         assert!(image.mount());
         assert_holds(&path, &answered, &format!("round {round}")).await;

@@ -1,14 +1,29 @@
-//! Runs: copy, verify, plan and cleanup, from the first entry of the scan to the last row of the ledger.
+//! Runs: plan, copy, verify and cleanup, from the first entry of the scan to the last row of the ledger.
 
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 
-use storage_core::storage::FileStorage;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use storage_core::storage::{Capabilities, FileStorage};
 use tokio_util::sync::CancellationToken;
 
-use crate::ledger::{Ledger, LedgerError, RunEnd, RunId};
+use crate::ledger::{FileFilter, FileRecord, Ledger, LedgerError, RunEnd, RunId};
+use crate::plan::{Merge, MergeError, Summary};
 use crate::progress::Progress;
-use crate::scan::Filter;
+use crate::scan::{self, Filter};
+
+pub use self::copy::copy;
+pub use self::sweep::{Cleaned, cleanup};
+pub use self::verify::verify;
+
+mod copy;
+mod recorder;
+mod sweep;
+mod verify;
+
+/// Files in a row that fail because the target is out of reach before a run gives up.
+const OUTAGE_LIMIT: u32 = 16;
 
 /// What a run works with.
 #[derive(Clone, Debug)]
@@ -57,6 +72,23 @@ pub struct CopyOptions {
     pub attempts: NonZeroU32,
 }
 
+impl Default for CopyOptions {
+    fn default() -> Self {
+        const fn or_one(number: Option<NonZeroU32>) -> NonZeroU32 {
+            match number {
+                Some(number) => number,
+                None => NonZeroU32::MIN,
+            }
+        }
+        Self {
+            concurrency: const { or_one(NonZeroU32::new(8)) },
+            part_size: const { NonZeroU64::MIN.saturating_add((16 << 20) - 1) },
+            bandwidth: None,
+            attempts: const { or_one(NonZeroU32::new(3)) },
+        }
+    }
+}
+
 /// What an audit looks at.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
@@ -92,4 +124,39 @@ pub enum EngineError {
     /// The ledger failed.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// A part of the program ended early: a defect.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+impl From<MergeError> for EngineError {
+    fn from(error: MergeError) -> Self {
+        match error {
+            MergeError::Source(error) => Self::Source(error),
+            MergeError::Ledger(error) => Self::Ledger(error),
+        }
+    }
+}
+
+/// Counts what a copy would do, and writes nothing anywhere. Without a ledger, everything is new.
+///
+/// # Errors
+/// [`EngineError::Source`] and [`EngineError::Ledger`], when either cannot be read to its end.
+pub async fn plan(
+    source: &dyn FileStorage,
+    target: &Capabilities,
+    ledger: Option<&dyn Ledger>,
+    filter: &Filter,
+    list_at_most: usize,
+) -> Result<Summary, EngineError> {
+    let rows: BoxStream<'static, Result<FileRecord, LedgerError>> = match ledger {
+        Some(ledger) => ledger.files(FileFilter::default()),
+        None => stream::empty().boxed(),
+    };
+    let mut merge = Merge::new(scan::entries(source, filter.clone()), rows);
+    let mut summary = Summary::default();
+    while let Some(step) = merge.next().await? {
+        summary.add(step, target, list_at_most);
+    }
+    Ok(summary)
 }

@@ -423,6 +423,14 @@ pub struct Count {
     pub bytes: u64,
 }
 
+impl Count {
+    /// Adds a file.
+    pub fn add(&mut self, bytes: u64) {
+        self.files += 1;
+        self.bytes += bytes;
+    }
+}
+
 /// Which files [`Ledger::files`] yields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FileFilter {

@@ -273,6 +273,22 @@ impl Identity {
         Self { device, inode, size, modified, changed }
     }
 
+    /// Asks whether the open file is still the version that had this identity.
+    ///
+    /// A file that was meanwhile replaced by `rename` or deleted is: taking its last name away sets the change
+    /// time (`unlink(2)`), so of a file without a name everything but the change time is compared.
+    ///
+    /// # Errors
+    /// Those of `fstat(2)`.
+    pub fn holds(&self, file: &File) -> std::io::Result<bool> {
+        let metadata = file.metadata()?;
+        let mut now = Self::from_metadata(&metadata);
+        if metadata.nlink() == 0 {
+            now.changed = self.changed;
+        }
+        Ok(now == *self)
+    }
+
     /// Returns the size in bytes.
     pub fn size(&self) -> u64 {
         self.size
@@ -314,8 +330,8 @@ impl BodySource for OpenFile {
     }
 }
 
-/// Streams the bytes of `range` of an open file, and ends in [`ErrorKind::SourceChanged`] where its identity is
-/// no longer `identity` after the last byte. A file that shrank ends the same way, at once.
+/// Streams the bytes of `range` of an open file, and ends in [`ErrorKind::SourceChanged`] where its identity no
+/// longer [holds](Identity::holds) after the last byte. A file that shrank ends the same way, at once.
 pub fn read_file(file: Arc<File>, identity: Identity, range: Range<u64>) -> ByteStream {
     stream::try_unfold(Some(range), move |rest| {
         let file = Arc::clone(&file);
@@ -346,7 +362,7 @@ fn read_chunk(
     }
     let rest = rest.start + length as u64..rest.end;
     if rest.is_empty() {
-        if Identity::of(file).map_err(read_error)? != identity {
+        if !identity.holds(file).map_err(read_error)? {
             return Err(changed("its size, modification or change time differ from those at the start"));
         }
         return Ok((length > 0).then(|| (buffer.freeze(), None)));
@@ -426,6 +442,28 @@ mod tests {
         file.as_file().set_modified(old).unwrap();
         let error = stream.try_collect::<Vec<_>>().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::SourceChanged);
+    }
+
+    #[tokio::test]
+    async fn a_file_replaced_or_deleted_under_the_reader_is_read_to_its_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, other) = (directory.path().join("a"), directory.path().join("b"));
+        for replace in [true, false] {
+            std::fs::write(&path, vec![7; 3 * READ_CHUNK]).unwrap();
+            std::fs::write(&other, b"new").unwrap();
+            let body = Body::from_path(&path).await.unwrap();
+            let mut stream = body.open().await.unwrap();
+            stream.try_next().await.unwrap();
+            // The clock behind ctime ticks every few milliseconds.
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            if replace {
+                std::fs::rename(&other, &path).unwrap();
+            } else {
+                std::fs::remove_file(&path).unwrap();
+            }
+            let rest = stream.try_fold(0, |sum, piece| async move { Ok(sum + piece.len()) }).await;
+            assert_eq!(rest.unwrap(), 2 * READ_CHUNK);
+        }
     }
 
     #[tokio::test]

@@ -9,6 +9,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// Longest id in bytes: the limit of an S3 object key ("Creating object key names", Amazon S3 User Guide).
 pub const MAX_ID_BYTES: usize = 1024;
 
+/// First segment of the ids that storages keep for themselves: canaries, temporary files, quarantine. Every
+/// storage refuses them to its callers with [`InvalidInput`](crate::error::ErrorKind::InvalidInput) and leaves
+/// them out of listings.
+pub const RESERVED_SEGMENT: &str = ".storage";
+
 /// Byte-exact, `/`-separated name of a file inside a storage: the S3 key, and the path under a local root.
 ///
 /// UTF-8, 1 to [`MAX_ID_BYTES`] bytes, no empty, `.` or `..` segment, no NUL, no leading or trailing `/`.
@@ -144,6 +149,11 @@ impl FileId {
     /// Returns everything before the last `/`, or nothing for an id of one segment.
     pub fn parent(&self) -> Option<&str> {
         self.0.rsplit_once('/').map(|(parent, _)| parent)
+    }
+
+    /// Tells whether the first segment is [`RESERVED_SEGMENT`].
+    pub fn is_reserved(&self) -> bool {
+        self.segments().next() == Some(RESERVED_SEGMENT)
     }
 
     /// Returns the segments from first to last.

@@ -1,1 +1,4 @@
-//! Placeholder.
+//! Tests for storages and layers, to be run by whoever writes one: the [`conformance`] suite, one test per
+//! promise of the waist.
+
+pub mod conformance;

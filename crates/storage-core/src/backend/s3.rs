@@ -1,1 +1,3 @@
-//! Placeholder.
+//! Any S3-compatible server as a storage.
+
+pub mod attributes;

@@ -1,0 +1,725 @@
+//! A copy: source and ledger are merged, what needs it is sent, and every outcome is durable before it counts.
+//!
+//! # Order of effects, for one file
+//!
+//! 1. intent: row `Copying` with size and identity
+//! 2. the bytes move ([`transfer`](crate::transfer), with an order of its own for parts)
+//! 3. the target has published the file
+//! 4. row `Copied` with digest and version; `Verified` at once where the target compared the bytes
+//! 5. else the bytes are read back and compared: row `Verified`
+//!
+//! | ends between | what remains | the next run |
+//! |---|---|---|
+//! | 1 and 3 | an intent; the target holds the old file or none, perhaps parts | resumes the parts, or sends again |
+//! | 3 and 4 | an intent; the target holds the new file | in parts: asks the target, which says so; else sends again |
+//! | 4 and 5 | `Copied` | reads back and compares, sends nothing |
+//!
+//! Nothing is ever deleted from the target.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream;
+use storage_core::error::{Error, ErrorKind, Op, Retry};
+use storage_core::id::FileId;
+use storage_core::metadata::FileMetadata;
+use storage_core::storage::{FileStorage, PartReceipt, UploadTicket, Verified};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::ledger::{
+    Change, FileFilter, FileRecord, Ledger, Outcome, Published, Recorded, RunEnd, RunId, RunKind, Tally,
+};
+use crate::plan::{Decision, Merge, MergeError, Step, decide, identity, unfit};
+use crate::progress::{Event, Progress};
+use crate::scan::{self, Entry};
+use crate::transfer::{Arrived, Journal, Mover, MoverOptions, Resume, Throttle, TransferError};
+use crate::verify::{Claim, Verdict, by_checksum, by_reading};
+
+use super::recorder::{Recorder, line};
+use super::{CopyOptions, Ended, EngineError, Job, OUTAGE_LIMIT, sweep};
+
+/// How long the target may take to answer the canary before the first file.
+const PROBE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long parts in flight may take to end once the run is to stop: with what follows, within 10 seconds.
+const GRACE: Duration = Duration::from_secs(8);
+
+/// Steps of the merge whose intents are made durable together.
+const BATCH: usize = 128;
+
+/// Least time between two attempts at a file, so that a file that is being written has a chance to be done.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Files that wait for another attempt; beyond that a failed attempt is final, so that memory stays bounded.
+const AGAIN_AT_MOST: usize = 10_000;
+
+/// How often the ledger is told how far the run is.
+const CHECKPOINT: Duration = Duration::from_secs(5);
+
+/// Copies what is new, changed, unfinished or damaged from the source to the target, and verifies it. Deletes
+/// nothing.
+///
+/// Single files may fail; the ledger says which and why.
+///
+/// # Errors
+/// When the run cannot go on: the source's listing broke off, the target refuses everything, the ledger
+/// failed. What was done until then is in the ledger, and the next run goes on from there.
+pub async fn copy(job: &Job, options: &CopyOptions) -> Result<Ended, EngineError> {
+    job.target.probe(PROBE_DEADLINE).await.map_err(EngineError::Target)?;
+    let run = job.ledger.begin_run(RunKind::Copy, env!("CARGO_PKG_VERSION")).await?;
+    job.progress.tell(&Event::Run { run, kind: RunKind::Copy });
+    let left_over = sweep::before_copy(&*job.ledger, &*job.target, options.part_size.get()).await?;
+    if left_over > 0 {
+        tracing::info!(uploads = left_over, "abandoned open uploads of earlier runs");
+    }
+    let halt = job.stop.child_token();
+    let (recorder, recording) =
+        Recorder::start(Arc::clone(&job.ledger), run, job.progress.clone(), halt.clone());
+    let worker = Worker {
+        mover: Mover::new(
+            Arc::clone(&job.source),
+            Arc::clone(&job.target),
+            MoverOptions {
+                concurrency: options.concurrency,
+                part_size: options.part_size,
+                bandwidth: options.bandwidth,
+            },
+            job.progress.clone(),
+            halt.clone(),
+        ),
+        source: Arc::clone(&job.source),
+        target: Arc::clone(&job.target),
+        ledger: Arc::clone(&job.ledger),
+        throttle: options.bandwidth.map(|rate| Arc::new(Throttle::new(rate))),
+        attempts: options.attempts.get(),
+        run,
+        recorder,
+        progress: job.progress.clone(),
+        halt: halt.clone(),
+        shared: Arc::default(),
+    };
+    let mut copying = Copying {
+        job,
+        worker,
+        workers: JoinSet::new(),
+        in_work: HashMap::new(),
+        admission: Arc::new(Semaphore::new(options.concurrency.get() as usize)),
+        scanned_to: None,
+        usable: true,
+        told: Instant::now(),
+    };
+    let scanned = copying.scan().await;
+    let scan_complete = matches!(scanned, Ok(true)) && copying.usable;
+    if scan_complete {
+        job.progress.scan_done();
+    }
+    if scanned.is_err() {
+        halt.cancel();
+    }
+    copying.finish_all().await;
+    let swept = match halt.is_cancelled() {
+        // Also those of files that changed since an earlier run began to send them.
+        false => sweep::recorded_orphans(&*job.ledger, &*job.target).await.err(),
+        true => None,
+    };
+    let Copying { worker, scanned_to, .. } = copying;
+    let shared = Arc::clone(&worker.shared);
+    drop(worker);
+    let recorded = recording.close().await;
+    let failure = scanned.err().or(recorded.err()).or(shared.take_failure()).or(swept);
+    let end = match (&failure, job.stop.is_cancelled()) {
+        (Some(_), _) => RunEnd::Aborted,
+        (None, true) => RunEnd::Interrupted,
+        (None, false) => RunEnd::Complete,
+    };
+    let tally = shared.tally();
+    let closed = async {
+        job.ledger.checkpoint(run, tally, scanned_to).await?;
+        job.ledger.finish_run(run, end, tally, scan_complete).await
+    };
+    let closed = closed.await;
+    match failure {
+        Some(failure) => Err(failure),
+        None => closed.map(|()| Ended { run, end }).map_err(EngineError::Ledger),
+    }
+}
+
+/// The run as a whole: one task reads the merge and hands files to workers.
+struct Copying<'a> {
+    job: &'a Job,
+    worker: Worker,
+    workers: JoinSet<()>,
+    in_work: HashMap<Id, FileMetadata>,
+    /// One permit per file in work.
+    admission: Arc<Semaphore>,
+    scanned_to: Option<FileId>,
+    usable: bool,
+    told: Instant,
+}
+
+impl Copying<'_> {
+    /// Reads the merge to its end, or until the run is to stop (`Ok(false)`).
+    async fn scan(&mut self) -> Result<bool, EngineError> {
+        let entries = scan::entries(&*self.job.source, self.job.filter.clone());
+        let merge = Merge::new(entries, self.job.ledger.files(FileFilter::default()));
+        let steps = stream::unfold(Some(merge), async |merge| {
+            let mut merge = merge?;
+            match merge.next().await {
+                Ok(Some(step)) => Some((Ok(step), Some(merge))),
+                Ok(None) => None,
+                Err(error) => Some((Err(error), None)),
+            }
+        });
+        let mut batches = std::pin::pin!(steps.ready_chunks(BATCH));
+        let halt = self.worker.halt.clone();
+        loop {
+            let batch = tokio::select! {
+                biased;
+                () = halt.cancelled() => return Ok(false),
+                batch = batches.next() => batch,
+            };
+            let Some(batch) = batch else { return Ok(true) };
+            if !self.take(batch).await? {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Decides about a batch, makes its intents durable, and hands it to the workers. `Ok(false)`: the run is
+    /// to stop.
+    async fn take(&mut self, batch: Vec<Result<Step, MergeError>>) -> Result<bool, EngineError> {
+        let mut works = Vec::new();
+        let mut intents = Vec::new();
+        let mut broken = None;
+        for step in batch {
+            match step {
+                Ok(Step::Entry(Entry::File(file), row)) => {
+                    let row = row.as_deref();
+                    self.scanned_to = Some(file.id.clone());
+                    self.worker.shared.add(|tally| {
+                        tally.planned += 1;
+                        tally.planned_bytes += file.size;
+                    });
+                    self.job.progress.planned(file.size);
+                    let decision = decide(&file, row);
+                    if let Some((reason, detail)) = unfit(&file, &self.job.target.capabilities()) {
+                        let line =
+                            line(file.id.as_str(), Outcome::Failed, reason, Some(detail), Some(file.size));
+                        self.worker.recorder.note(Change::Noted(line), Some(file.size)).await;
+                    } else if decision == Decision::Unchanged {
+                        self.worker.shared.add(|tally| {
+                            tally.unchanged += 1;
+                            tally.unchanged_bytes += file.size;
+                        });
+                        self.job.progress.unchanged(file.size);
+                    } else {
+                        if decision != Decision::Confirm {
+                            intents.push(intent(&file));
+                        }
+                        works.push(Work { file, decision, row: row.cloned(), attempt: 1 });
+                    }
+                }
+                Ok(step) => self.note(step).await,
+                Err(error) => broken = Some(EngineError::from(error)),
+            }
+        }
+        if !intents.is_empty() {
+            self.worker.intend(intents).await?;
+        }
+        for (index, work) in works.iter().enumerate() {
+            if !self.start(work.clone()).await {
+                // Their intents are recorded, so their outcome must be.
+                for work in &works[index..] {
+                    self.worker.give_up(work, "interrupted", "the run stopped before its turn").await;
+                }
+                return Ok(false);
+            }
+        }
+        if self.told.elapsed() >= CHECKPOINT {
+            self.told = Instant::now();
+            let tally = self.worker.shared.tally();
+            self.job.ledger.checkpoint(self.worker.run, tally, self.scanned_to.clone()).await?;
+        }
+        broken.map_or(Ok(true), Err)
+    }
+
+    /// Notes an entry that is no file to be copied.
+    async fn note(&mut self, step: Step) {
+        let change = match step {
+            Step::Entry(Entry::Foreign { subject, reason }, _) => {
+                self.plan_entry();
+                Change::Noted(line(&subject, Outcome::Skipped, &reason, None, None))
+            }
+            Step::Entry(Entry::Unusable { subject, reason, detail }, _) => {
+                self.plan_entry();
+                self.usable = false;
+                Change::Noted(line(&subject, Outcome::Failed, &reason, Some(detail), None))
+            }
+            Step::Entry(Entry::Excluded(file), row) => {
+                self.scanned_to = Some(file.id.clone());
+                self.worker.shared.add(|tally| tally.excluded += 1);
+                // Without a row nobody would take it for unchanged.
+                if row.is_none() {
+                    return;
+                }
+                Change::Noted(line(file.id.as_str(), Outcome::Excluded, "", None, Some(file.size)))
+            }
+            Step::Absent(row, Outcome::Gone) => {
+                if row.state == crate::item::State::Gone {
+                    return;
+                }
+                Change::Gone { id: row.id }
+            }
+            Step::Absent(row, outcome) => {
+                Change::Noted(line(row.id.as_str(), outcome, "", None, Some(row.size)))
+            }
+            Step::Entry(Entry::File(_), _) => return,
+        };
+        self.worker.recorder.note(change, None).await;
+    }
+
+    fn plan_entry(&self) {
+        self.worker.shared.add(|tally| tally.planned += 1);
+        self.job.progress.planned(0);
+    }
+
+    /// Hands a file to a worker once there is room; false where the run is to stop instead.
+    async fn start(&mut self, work: Work) -> bool {
+        let halt = self.worker.halt.clone();
+        let permit = loop {
+            tokio::select! {
+                biased;
+                () = halt.cancelled() => return false,
+                Some(done) = self.workers.join_next_with_id(), if !self.workers.is_empty() => {
+                    self.joined(done).await;
+                }
+                permit = Arc::clone(&self.admission).acquire_owned() => match permit {
+                    Ok(permit) => break permit,
+                    Err(_) => return false,
+                },
+            }
+        };
+        let worker = self.worker.clone();
+        let file = work.file.clone();
+        let handle = self.workers.spawn(worker.run(work, permit));
+        self.in_work.insert(handle.id(), file);
+        true
+    }
+
+    async fn joined(&mut self, done: Result<(Id, ()), JoinError>) {
+        match done {
+            Ok((id, ())) => {
+                self.in_work.remove(&id);
+            }
+            Err(error) => {
+                let Some(file) = self.in_work.remove(&error.id()) else { return };
+                let work = Work { file, decision: Decision::New, row: None, attempt: 1 };
+                if error.is_cancelled() {
+                    self.worker.give_up(&work, "interrupted", "the run stopped while it was copied").await;
+                } else {
+                    self.worker.fail_run(EngineError::Internal(format!("a worker ended early: {error}")));
+                    self.worker.give_up(&work, "other", "a defect of the program").await;
+                }
+            }
+        }
+    }
+
+    /// Waits for the workers, and goes through the files that are to be tried again.
+    async fn finish_all(&mut self) {
+        loop {
+            self.join_all().await;
+            let again = self.worker.shared.take_again();
+            if again.is_empty() {
+                return;
+            }
+            // What the failed attempts noted comes before the intents of the next.
+            self.worker.recorder.flush().await;
+            let halt = self.worker.halt.clone();
+            for Again { mut work, since } in again {
+                tokio::select! {
+                    biased;
+                    () = halt.cancelled() => {}
+                    () = tokio::time::sleep_until(since + PAUSE * work.attempt) => {}
+                }
+                work.attempt += 1;
+                match self.worker.look_again(&work.file).await {
+                    Ok(Some(file)) => {
+                        work.file = file;
+                        if let Err(error) = self.worker.intend(vec![intent(&work.file)]).await {
+                            self.worker.fail_run(error);
+                        }
+                        // What is stored is known to the ledger only.
+                        work.decision = Decision::Resume;
+                        work.row = self.job.ledger.file(&work.file.id).await.ok().flatten();
+                        if !self.start(work.clone()).await {
+                            self.worker
+                                .give_up(&work, "interrupted", "the run stopped before its turn")
+                                .await;
+                        }
+                    }
+                    Ok(None) => self.worker.vanished(&work.file).await,
+                    Err(error) => {
+                        self.worker.give_up(&work, error.kind().as_str(), &error.to_string()).await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn join_all(&mut self) {
+        let halt = self.worker.halt.clone();
+        let mut deadline = None;
+        while !self.workers.is_empty() {
+            tokio::select! {
+                Some(done) = self.workers.join_next_with_id() => self.joined(done).await,
+                () = halt.cancelled(), if deadline.is_none() => deadline = Some(Instant::now() + GRACE),
+                () = async { match deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                } } => {
+                    self.workers.abort_all();
+                    deadline = Some(Instant::now() + GRACE);
+                }
+            }
+        }
+    }
+}
+
+/// A file and what is to be done with it.
+#[derive(Clone, Debug)]
+struct Work {
+    file: FileMetadata,
+    decision: Decision,
+    row: Option<FileRecord>,
+    attempt: u32,
+}
+
+#[derive(Debug)]
+struct Again {
+    work: Work,
+    since: Instant,
+}
+
+/// What the workers of a run have in common.
+#[derive(Debug, Default)]
+struct Shared {
+    tally: Mutex<Tally>,
+    again: Mutex<Vec<Again>>,
+    failure: Mutex<Option<EngineError>>,
+    outages: AtomicU32,
+}
+
+impl Shared {
+    fn add(&self, change: impl FnOnce(&mut Tally)) {
+        change(&mut self.tally.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn tally(&self) -> Tally {
+        *self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_again(&self) -> Vec<Again> {
+        std::mem::take(&mut *self.again.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Keeps a file for another attempt, or gives it back where there are too many.
+    fn keep_again(&self, work: Work) -> Option<Work> {
+        let mut again = self.again.lock().unwrap_or_else(PoisonError::into_inner);
+        if again.len() >= AGAIN_AT_MOST {
+            return Some(work);
+        }
+        again.push(Again { work, since: Instant::now() });
+        None
+    }
+
+    fn take_failure(&self) -> Option<EngineError> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Copies one file at a time.
+#[derive(Clone, Debug)]
+struct Worker {
+    mover: Mover,
+    source: Arc<dyn FileStorage>,
+    target: Arc<dyn FileStorage>,
+    ledger: Arc<dyn Ledger>,
+    throttle: Option<Arc<Throttle>>,
+    attempts: u32,
+    run: RunId,
+    recorder: Recorder,
+    progress: Progress,
+    halt: CancellationToken,
+    shared: Arc<Shared>,
+}
+
+impl Worker {
+    async fn run(self, work: Work, _permit: OwnedSemaphorePermit) {
+        let _active = self.progress.active();
+        match self.attempt(&work).await {
+            Ok(()) => self.shared.outages.store(0, Ordering::Relaxed),
+            Err(error) => self.failed(work, error).await,
+        }
+    }
+
+    async fn attempt(&self, work: &Work) -> Result<(), TransferError> {
+        if work.decision == Decision::Confirm && self.confirm_earlier(work).await? {
+            return Ok(());
+        }
+        let file = &work.file;
+        let resume = self.resume(work).await?;
+        let journal: Arc<dyn Journal> =
+            Arc::new(LedgerJournal { ledger: Arc::clone(&self.ledger), run: self.run });
+        let arrived = self.mover.transfer(file, resume, &journal).await?;
+        self.shared.add(|tally| {
+            tally.bytes_read += file.size;
+            tally.bytes_sent += arrived.bytes_sent;
+            tally.parts_sent += arrived.parts_sent;
+            tally.parts_resumed += arrived.parts_resumed;
+        });
+        self.published(work, &arrived).await
+    }
+
+    /// Records what arrived, and compares its bytes where the target did not.
+    async fn published(&self, work: &Work, arrived: &Arrived) -> Result<(), TransferError> {
+        let file = &work.file;
+        let published = Published {
+            digest: arrived.digest,
+            composite: arrived.composite,
+            target_version: arrived.version.clone(),
+            verified: arrived.verified,
+        };
+        let change = Change::Published { id: file.id.clone(), published, attempts: work.attempt };
+        self.recorder.note(change, Some(file.size)).await;
+        if arrived.verified != Verified::No {
+            return Ok(());
+        }
+        let claim = Claim { size: file.size, digest: arrived.digest, composite: arrived.composite };
+        match self.read_back(&file.id, arrived.version.as_ref(), &claim).await? {
+            Verdict::Match(by) => {
+                self.confirmed(work, by).await;
+                Ok(())
+            }
+            other => Err(TransferError::Target(
+                Error::new(ErrorKind::Integrity, Op::Download)
+                    .with_id(&file.id)
+                    .with_message(format!("read back after the copy: {other:?}")),
+            )),
+        }
+    }
+
+    async fn confirmed(&self, work: &Work, by: Verified) {
+        let change = Change::Confirmed { id: work.file.id.clone(), by, attempts: Some(work.attempt) };
+        self.recorder.note(change, Some(work.file.size)).await;
+    }
+
+    async fn read_back(
+        &self,
+        id: &FileId,
+        version: Option<&storage_core::metadata::Version>,
+        claim: &Claim,
+    ) -> Result<Verdict, TransferError> {
+        tokio::select! {
+            biased;
+            () = self.halt.cancelled() => Err(TransferError::Interrupted),
+            verdict = by_reading(&*self.target, id, version, claim, self.throttle.as_ref(), &self.progress) => {
+                verdict.map_err(TransferError::Target)
+            }
+        }
+    }
+
+    /// An earlier run published the file and ended before its bytes were compared. False: they are not right,
+    /// and the file is to be copied.
+    async fn confirm_earlier(&self, work: &Work) -> Result<bool, TransferError> {
+        let Some(row) = &work.row else { return Ok(false) };
+        if let Some(digest) = row.digest {
+            let claim = Claim { size: row.size, digest, composite: row.composite };
+            let id = &work.file.id;
+            let mut verdict = by_checksum(&*self.target, id, &claim).await.map_err(TransferError::Target)?;
+            if matches!(verdict, Verdict::Unproven(_)) {
+                verdict = self.read_back(id, None, &claim).await?;
+            }
+            if let Verdict::Match(by) = verdict {
+                self.confirmed(work, by).await;
+                return Ok(true);
+            }
+        }
+        self.intend(vec![intent(&work.file)])
+            .await
+            .map_err(|error| TransferError::Journal(Box::new(error)))?;
+        Ok(false)
+    }
+
+    /// Returns what the ledger knows of an open upload of this very version.
+    async fn resume(&self, work: &Work) -> Result<Option<Resume>, TransferError> {
+        let Some(row) = &work.row else { return Ok(None) };
+        let same = row.size == work.file.size && row.source_version == identity(&work.file);
+        let Some(ticket) = row.ticket.clone().filter(|_| same) else { return Ok(None) };
+        let parts = self
+            .ledger
+            .parts(&work.file.id)
+            .await
+            .map_err(|error| TransferError::Journal(Box::new(error)))?;
+        Ok(Some(Resume { ticket, parts }))
+    }
+
+    async fn failed(&self, work: Work, error: TransferError) {
+        let next = self.next_step(&work, &error);
+        let (reason, detail) = words(&error);
+        if let Next::Again = next {
+            self.progress.retry(work.file.id.as_str(), work.attempt, &detail);
+            self.shared.add(|tally| tally.retries += 1);
+            if let Some(work) = self.shared.keep_again(work) {
+                self.give_up(&work, &reason, &detail).await;
+            }
+            return;
+        }
+        if let Next::Vanished = next {
+            return self.vanished(&work.file).await;
+        }
+        self.give_up(&work, &reason, &detail).await;
+        if let Next::Halt = next {
+            self.fail_run(match error {
+                TransferError::Source(error) => EngineError::Source(error),
+                TransferError::Target(error) => EngineError::Target(error),
+                TransferError::Journal(error) => match error.downcast() {
+                    Ok(error) => EngineError::Ledger(*error),
+                    Err(error) => EngineError::Internal(error.to_string()),
+                },
+                TransferError::Interrupted => return,
+            });
+        }
+    }
+
+    fn next_step(&self, work: &Work, error: &TransferError) -> Next {
+        let more = work.attempt < self.attempts && !self.halt.is_cancelled();
+        let again = if more { Next::Again } else { Next::GiveUp };
+        match error {
+            TransferError::Interrupted => Next::GiveUp,
+            TransferError::Journal(_) => Next::Halt,
+            TransferError::Source(error) => match error.kind() {
+                ErrorKind::SourceChanged | ErrorKind::VersionMismatch => again,
+                ErrorKind::NotFound => Next::Vanished,
+                _ if error.retry() != Retry::Never => again,
+                _ => Next::GiveUp,
+            },
+            TransferError::Target(error) => match error.kind() {
+                // Every further file would fail alike.
+                ErrorKind::Unauthenticated | ErrorKind::Misconfigured | ErrorKind::StorageFull => Next::Halt,
+                ErrorKind::NoSuchUpload | ErrorKind::Integrity => again,
+                _ if error.is_outage() => {
+                    let outages = self.shared.outages.fetch_add(1, Ordering::Relaxed) + 1;
+                    if outages >= OUTAGE_LIMIT { Next::Halt } else { again }
+                }
+                _ if error.retry() != Retry::Never => again,
+                _ => Next::GiveUp,
+            },
+        }
+    }
+
+    async fn intend(&self, intents: Vec<Change>) -> Result<(), EngineError> {
+        let recorded = self.ledger.record(self.run, intents).await?;
+        if recorded.contains(&Recorded::Stale) {
+            return Err(EngineError::Internal("the ledger refused an intent".to_owned()));
+        }
+        Ok(())
+    }
+
+    async fn give_up(&self, work: &Work, reason: &str, detail: &str) {
+        let change = Change::Failed {
+            id: work.file.id.clone(),
+            reason: reason.to_owned(),
+            detail: detail.to_owned(),
+            attempts: work.attempt,
+        };
+        self.recorder.note(change, Some(work.file.size)).await;
+    }
+
+    /// The file was there when the source was listed and is no more: nothing of it is left to copy.
+    async fn vanished(&self, file: &FileMetadata) {
+        self.recorder.note(Change::Gone { id: file.id.clone() }, None).await;
+        let line = line(file.id.as_str(), Outcome::Skipped, "vanished", None, Some(file.size));
+        self.recorder.note(Change::Noted(line), Some(file.size)).await;
+    }
+
+    /// Ends the run; the first reason counts.
+    fn fail_run(&self, error: EngineError) {
+        self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        self.halt.cancel();
+    }
+
+    async fn look_again(&self, file: &FileMetadata) -> Result<Option<FileMetadata>, Error> {
+        match self.source.metadata(&file.id).await {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+enum Next {
+    Again,
+    GiveUp,
+    Vanished,
+    Halt,
+}
+
+fn words(error: &TransferError) -> (String, String) {
+    match error {
+        TransferError::Source(error) => match error.kind() {
+            ErrorKind::SourceChanged | ErrorKind::VersionMismatch => {
+                ("changing".to_owned(), format!("source: {error}"))
+            }
+            kind => (kind.as_str().to_owned(), format!("source: {error}")),
+        },
+        TransferError::Target(error) => (error.kind().as_str().to_owned(), format!("target: {error}")),
+        TransferError::Journal(error) => ("ledger".to_owned(), error.to_string()),
+        TransferError::Interrupted => ("interrupted".to_owned(), "the run was stopped".to_owned()),
+    }
+}
+
+fn intent(file: &FileMetadata) -> Change {
+    Change::Intend { id: file.id.clone(), size: file.size, source_version: identity(file) }
+}
+
+/// The steps of an upload in parts, in the ledger.
+#[derive(Debug)]
+struct LedgerJournal {
+    ledger: Arc<dyn Ledger>,
+    run: RunId,
+}
+
+impl LedgerJournal {
+    async fn record(&self, change: Change) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        match self.ledger.record(self.run, vec![change]).await?.first() {
+            Some(Recorded::Done) => Ok(()),
+            _ => Err("the ledger does not expect this step of an upload".into()),
+        }
+    }
+}
+
+#[async_trait]
+impl Journal for LedgerJournal {
+    async fn begun(&self, ticket: &UploadTicket) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        self.record(Change::UploadBegun { ticket: ticket.clone() }).await
+    }
+
+    async fn stored(
+        &self,
+        ticket: &UploadTicket,
+        part: &PartReceipt,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        self.record(Change::PartStored { id: ticket.id.clone(), part: part.clone() }).await
+    }
+
+    async fn ended(&self, ticket: &UploadTicket) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        self.record(Change::UploadEnded { id: ticket.id.clone() }).await
+    }
+}

@@ -1,0 +1,106 @@
+//! Uploads that nobody will finish: found by the ledger, abandoned, forgotten.
+
+use std::time::{Duration, SystemTime};
+
+use futures::TryStreamExt;
+use jiff::Timestamp;
+use serde::Serialize;
+use storage_core::storage::{FileStorage, UploadTicket};
+
+use crate::item::State;
+use crate::ledger::{FileFilter, FileRecord, Ledger};
+
+use super::{EngineError, Job};
+
+/// How far the clocks of this machine and of the target may differ for an upload to be known as begun after
+/// the intent that the ledger holds.
+const CLOCK_SKEW: Duration = Duration::from_secs(300);
+
+/// What a cleanup did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Cleaned {
+    /// Open multipart uploads of this ledger that were abandoned, with their parts.
+    pub uploads: u64,
+}
+
+/// Abandons the open uploads of this ledger that no run will resume: those of files that changed or are gone,
+/// those that were begun and never recorded, and those begun longer ago than `older_than`.
+///
+/// Uploads of files that the ledger does not know are somebody else's and stay.
+///
+/// # Errors
+/// [`EngineError::Target`] and [`EngineError::Ledger`].
+pub async fn cleanup(job: &Job, older_than: Duration) -> Result<Cleaned, EngineError> {
+    let Some(uploads) = job.target.resumable() else { return Ok(Cleaned::default()) };
+    let mut cleaned = Cleaned { uploads: recorded_orphans(&*job.ledger, &*job.target).await? };
+    let aged = SystemTime::now().checked_sub(older_than);
+    for ticket in uploads.stale(Duration::ZERO).await.map_err(EngineError::Target)? {
+        let Some(row) = job.ledger.file(&ticket.id).await? else { continue };
+        let resumable = row.ticket.as_ref().is_some_and(|open| open.upload == ticket.upload);
+        let old = aged.is_some_and(|aged| ticket.started < aged);
+        if resumable && !old {
+            continue;
+        }
+        if !resumable && row.state == State::Verified && !old {
+            // Begun by somebody else after this ledger was done with the file.
+            continue;
+        }
+        uploads.abandon(&ticket).await.map_err(EngineError::Target)?;
+        cleaned.uploads += 1;
+    }
+    Ok(cleaned)
+}
+
+/// What a copy does before it begins: a kill may have left uploads that no row will lead back to.
+///
+/// Costs the target nothing when the last run left no large file unfinished.
+pub(super) async fn before_copy(
+    ledger: &dyn Ledger,
+    target: &dyn FileStorage,
+    part_size: u64,
+) -> Result<u64, EngineError> {
+    let Some(uploads) = target.resumable() else { return Ok(0) };
+    let mut swept = recorded_orphans(ledger, target).await?;
+    let states = vec![State::Copying, State::Failed];
+    let unfinished = ledger
+        .files(FileFilter { states, after: None })
+        .try_filter(|row| std::future::ready(row.size > part_size));
+    if std::pin::pin!(unfinished).try_next().await?.is_none() {
+        return Ok(swept);
+    }
+    for ticket in uploads.stale(Duration::ZERO).await.map_err(EngineError::Target)? {
+        if let Some(row) = ledger.file(&ticket.id).await?
+            && is_unrecorded(&row, &ticket)
+        {
+            uploads.abandon(&ticket).await.map_err(EngineError::Target)?;
+            swept += 1;
+        }
+    }
+    Ok(swept)
+}
+
+/// Abandons the uploads that the ledger knows as no longer wanted.
+pub(super) async fn recorded_orphans(
+    ledger: &dyn Ledger,
+    target: &dyn FileStorage,
+) -> Result<u64, EngineError> {
+    let Some(uploads) = target.resumable() else { return Ok(0) };
+    let mut abandoned = 0;
+    for ticket in ledger.orphans().await? {
+        uploads.abandon(&ticket).await.map_err(EngineError::Target)?;
+        ledger.forget_orphan(&ticket).await?;
+        abandoned += 1;
+    }
+    Ok(abandoned)
+}
+
+/// Tells whether an open upload was begun for this unfinished row and its ticket never recorded: the ledger
+/// holds the intent, and the upload is not older than it.
+fn is_unrecorded(row: &FileRecord, ticket: &UploadTicket) -> bool {
+    let unfinished = matches!(row.state, State::Copying | State::Failed);
+    let recorded = row.ticket.as_ref().is_some_and(|open| open.upload == ticket.upload);
+    let begun_after_intent =
+        Timestamp::try_from(ticket.started + CLOCK_SKEW).is_ok_and(|latest| latest >= row.updated);
+    unfinished && !recorded && begun_after_intent
+}

@@ -1,0 +1,350 @@
+//! An audit: source, ledger and target side by side, in order. Changes nothing in either storage.
+
+use std::cmp::Ordering;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering as Atomic};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::TryStreamExt;
+use futures::stream::BoxStream;
+use storage_core::error::{Error, ErrorKind};
+use storage_core::id::{FileId, Prefix};
+use storage_core::metadata::FileMetadata;
+use storage_core::storage::{FileStorage, ListOptions, Precondition, Verified};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::item::State;
+use crate::ledger::{Change, FileFilter, FileRecord, Outcome, RunEnd, RunKind, Tally};
+use crate::plan::{Merge, Step, identity};
+use crate::progress::{Event, Progress};
+use crate::scan::{self, Entry};
+use crate::transfer::Throttle;
+use crate::verify::{Claim, Verdict, by_checksum, by_reading, digest_of};
+
+use super::recorder::{Recorder, line};
+use super::{CopyOptions, Ended, EngineError, Job, OUTAGE_LIMIT, VerifyOptions};
+
+/// Compares every file of the source, by way of the ledger, with the target, and notes what is missing,
+/// different, extra or unproven. What is missing or different is copied again by the next copy.
+///
+/// A file that the ledger has verified counts as it was then: its identity in the source says that it is still
+/// that version. With [`VerifyOptions::read_back`] every byte of the target is read; a file that the ledger
+/// does not know is then read on both sides.
+///
+/// # Errors
+/// When source, target or ledger cannot be read to their end.
+pub async fn verify(job: &Job, options: &VerifyOptions) -> Result<Ended, EngineError> {
+    let run = job.ledger.begin_run(RunKind::Verify, env!("CARGO_PKG_VERSION")).await?;
+    job.progress.tell(&Event::Run { run, kind: RunKind::Verify });
+    let halt = job.stop.child_token();
+    let (recorder, recording) =
+        Recorder::start(Arc::clone(&job.ledger), run, job.progress.clone(), halt.clone());
+    let concurrency = options.concurrency.unwrap_or(CopyOptions::default().concurrency).get() as usize;
+    let auditor = Auditor {
+        source: Arc::clone(&job.source),
+        target: Arc::clone(&job.target),
+        throttle: options.bandwidth.map(|rate| Arc::new(Throttle::new(rate))),
+        read_back: options.read_back,
+        recorder,
+        progress: job.progress.clone(),
+        shared: Arc::default(),
+    };
+    let mut audit = Audit {
+        job,
+        auditor,
+        admission: Arc::new(Semaphore::new(concurrency)),
+        workers: JoinSet::new(),
+        tally: Tally::default(),
+        scanned_to: None,
+        usable: true,
+    };
+    let walked = tokio::select! {
+        biased;
+        () = halt.cancelled() => Ok(false),
+        walked = audit.walk() => walked,
+    };
+    if matches!(walked, Ok(true)) {
+        job.progress.scan_done();
+        while audit.workers.join_next().await.is_some() {
+            if halt.is_cancelled() {
+                break;
+            }
+        }
+    }
+    // Reading only: what is in flight can be dropped at any point.
+    audit.workers.shutdown().await;
+    let Audit { auditor, mut tally, scanned_to, usable, .. } = audit;
+    let shared = Arc::clone(&auditor.shared);
+    drop(auditor);
+    let recorded = recording.close().await;
+    tally.unchanged = shared.matched.load(Atomic::Relaxed);
+    tally.unchanged_bytes = shared.matched_bytes.load(Atomic::Relaxed);
+    let outage = shared.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let scan_complete = matches!(walked, Ok(true)) && usable;
+    let failure = walked.err().or(recorded.err()).or(outage.map(EngineError::Target));
+    let end = match (&failure, job.stop.is_cancelled()) {
+        (Some(_), _) => RunEnd::Aborted,
+        (None, true) => RunEnd::Interrupted,
+        (None, false) => RunEnd::Complete,
+    };
+    if end != RunEnd::Complete {
+        // Files whose comparison was dropped have no outcome: what was planned is what has one.
+        let counted = job.ledger.outcome_counts(run).await?;
+        let noted = counted.iter().filter(|(outcome, _)| {
+            !matches!(outcome, Outcome::Extra | Outcome::Gone | Outcome::Unseen | Outcome::Excluded)
+        });
+        tally.planned = tally.unchanged + noted.map(|(_, count)| count.files).sum::<u64>();
+    }
+    job.ledger.checkpoint(run, tally, scanned_to).await?;
+    job.ledger.finish_run(run, end, tally, scan_complete).await?;
+    failure.map_or(Ok(Ended { run, end }), Err)
+}
+
+/// The run as a whole: one task walks the three sides and hands files to workers.
+struct Audit<'a> {
+    job: &'a Job,
+    auditor: Auditor,
+    admission: Arc<Semaphore>,
+    workers: JoinSet<()>,
+    tally: Tally,
+    scanned_to: Option<FileId>,
+    usable: bool,
+}
+
+impl Audit<'_> {
+    /// Walks source, ledger and target to their ends; `Ok(false)` where the target is out of reach.
+    async fn walk(&mut self) -> Result<bool, EngineError> {
+        let entries = scan::entries(&*self.job.source, self.job.filter.clone());
+        let mut merge = Merge::new(entries, self.job.ledger.files(FileFilter::default()));
+        let mut target = Target::new(self.job.target.list(&Prefix::all(), ListOptions::default()));
+        while let Some(step) = merge.next().await? {
+            let id = match &step {
+                Step::Entry(entry, _) => entry.id(),
+                Step::Absent(row, _) => Some(&row.id),
+            };
+            let stored = match id {
+                Some(id) => self.up_to(&mut target, Some(id)).await?,
+                None => None,
+            };
+            if !self.take(step, stored).await {
+                return Ok(false);
+            }
+            while self.workers.try_join_next().is_some() {}
+        }
+        self.up_to(&mut target, None).await?;
+        Ok(true)
+    }
+
+    /// Notes what the target has before `id` and nobody else as extra; returns what it has under `id`.
+    async fn up_to(
+        &mut self,
+        target: &mut Target,
+        id: Option<&FileId>,
+    ) -> Result<Option<FileMetadata>, EngineError> {
+        while let Some(stored) = target.peek().await.map_err(EngineError::Target)? {
+            match id.map_or(Ordering::Less, |id| stored.id.cmp(id)) {
+                Ordering::Less => {
+                    let stored = target.take();
+                    if let Some(stored) = stored.filter(|stored| self.job.filter.takes(&stored.id)) {
+                        self.auditor
+                            .note(stored.id.as_str(), Outcome::Extra, "", None, Some(stored.size))
+                            .await;
+                    }
+                }
+                Ordering::Equal => return Ok(target.take()),
+                Ordering::Greater => return Ok(None),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Hands a file to a worker, or notes an entry that is none. False where the target is out of reach.
+    async fn take(&mut self, step: Step, stored: Option<FileMetadata>) -> bool {
+        match step {
+            Step::Entry(Entry::File(file), row) => {
+                self.tally.planned += 1;
+                self.tally.planned_bytes += file.size;
+                self.scanned_to = Some(file.id.clone());
+                self.job.progress.planned(file.size);
+                let Ok(permit) = Arc::clone(&self.admission).acquire_owned().await else { return false };
+                let auditor = self.auditor.clone();
+                self.workers.spawn(async move {
+                    let _active = auditor.progress.active();
+                    auditor.compare(&file, row.as_deref(), stored.as_ref()).await;
+                    drop(permit);
+                });
+                return self.auditor.shared.outages.load(Atomic::Relaxed) < OUTAGE_LIMIT;
+            }
+            Step::Entry(Entry::Foreign { subject, reason }, _) => {
+                self.plan_entry();
+                self.auditor.note(&subject, Outcome::Skipped, &reason, None, None).await;
+            }
+            Step::Entry(Entry::Unusable { subject, reason, detail }, _) => {
+                self.plan_entry();
+                self.usable = false;
+                self.auditor.note(&subject, Outcome::Failed, &reason, Some(detail), None).await;
+            }
+            Step::Entry(Entry::Excluded(file), _) => {
+                self.tally.excluded += 1;
+                self.scanned_to = Some(file.id);
+            }
+            Step::Absent(row, outcome) => {
+                let (id, size) = (row.id.as_str(), Some(row.size));
+                if outcome == Outcome::Unseen || stored.is_some() {
+                    self.auditor.note(id, outcome, "", None, size).await;
+                }
+            }
+        }
+        true
+    }
+
+    fn plan_entry(&mut self) {
+        self.tally.planned += 1;
+        self.job.progress.planned(0);
+    }
+}
+
+/// The target's listing, one file ahead.
+struct Target {
+    files: BoxStream<'static, Result<FileMetadata, Error>>,
+    next: Option<FileMetadata>,
+}
+
+impl Target {
+    fn new(files: BoxStream<'static, Result<FileMetadata, Error>>) -> Self {
+        Self { files, next: None }
+    }
+
+    async fn peek(&mut self) -> Result<Option<&FileMetadata>, Error> {
+        if self.next.is_none() {
+            self.next = self.files.try_next().await?;
+        }
+        Ok(self.next.as_ref())
+    }
+
+    fn take(&mut self) -> Option<FileMetadata> {
+        self.next.take()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    matched: AtomicU64,
+    matched_bytes: AtomicU64,
+    outages: AtomicU32,
+    failure: Mutex<Option<Error>>,
+}
+
+/// Compares one file at a time.
+#[derive(Clone, Debug)]
+struct Auditor {
+    source: Arc<dyn FileStorage>,
+    target: Arc<dyn FileStorage>,
+    throttle: Option<Arc<Throttle>>,
+    read_back: bool,
+    recorder: Recorder,
+    progress: Progress,
+    shared: Arc<Shared>,
+}
+
+impl Auditor {
+    async fn compare(&self, file: &FileMetadata, row: Option<&FileRecord>, stored: Option<&FileMetadata>) {
+        let id = file.id.as_str();
+        let proven = row.filter(|row| matches!(row.state, State::Copied | State::Verified | State::Damaged));
+        if let Some(row) = proven
+            && (row.size != file.size || row.source_version != identity(file))
+        {
+            let detail = "the source changed after it was copied".to_owned();
+            return self.note(id, Outcome::Outdated, "changed", Some(detail), Some(file.size)).await;
+        }
+        let verdict = match (stored, proven.and_then(|row| Some((row, row.digest?)))) {
+            (None, _) => Ok(Verdict::Missing),
+            (Some(_), Some((row, digest))) => {
+                self.by_ledger(row, &Claim { size: row.size, digest, composite: row.composite }).await
+            }
+            (Some(_), None) if self.read_back => self.by_source(file).await,
+            (Some(_), None) => Ok(Verdict::Unproven("the ledger has not copied it".to_owned())),
+        };
+        let verdict = match verdict {
+            Ok(verdict) => verdict,
+            Err(error) => return self.failed(file, error).await,
+        };
+        self.shared.outages.store(0, Atomic::Relaxed);
+        match verdict {
+            Verdict::Match(by) => self.matched(file, row, by).await,
+            Verdict::Missing => {
+                self.damaged(file, proven, Outcome::Missing, "not in the target".into()).await
+            }
+            Verdict::Different(detail) => self.damaged(file, proven, Outcome::Different, detail).await,
+            Verdict::Unproven(detail) => {
+                self.note(id, Outcome::Unverified, "unproven", Some(detail), Some(file.size)).await;
+            }
+        }
+    }
+
+    async fn by_ledger(&self, row: &FileRecord, claim: &Claim) -> Result<Verdict, Error> {
+        if self.read_back {
+            return by_reading(&*self.target, &row.id, None, claim, self.throttle.as_ref(), &self.progress)
+                .await;
+        }
+        by_checksum(&*self.target, &row.id, claim).await
+    }
+
+    /// A file that the ledger has not copied: both sides are read.
+    async fn by_source(&self, file: &FileMetadata) -> Result<Verdict, Error> {
+        let when = file.version.clone().map_or(Precondition::None, Precondition::Version);
+        let throttle = self.throttle.as_ref();
+        let (size, digest) = digest_of(&*self.source, &file.id, when, throttle, &self.progress).await?;
+        let claim = Claim { size, digest, composite: None };
+        by_reading(&*self.target, &file.id, None, &claim, throttle, &self.progress).await
+    }
+
+    async fn matched(&self, file: &FileMetadata, row: Option<&FileRecord>, by: Verified) {
+        self.shared.matched.fetch_add(1, Atomic::Relaxed);
+        self.shared.matched_bytes.fetch_add(file.size, Atomic::Relaxed);
+        self.progress.unchanged(file.size);
+        let news = |row: &&FileRecord| match row.state {
+            State::Copied => true,
+            State::Verified => by == Verified::ReadBack && row.verified != Some(by),
+            _ => false,
+        };
+        if let Some(row) = row.filter(news) {
+            self.recorder.note(Change::Confirmed { id: row.id.clone(), by, attempts: None }, None).await;
+        }
+    }
+
+    /// What the ledger holds as copied is to be copied again; what it does not is only noted.
+    async fn damaged(&self, file: &FileMetadata, row: Option<&FileRecord>, outcome: Outcome, detail: String) {
+        match row {
+            Some(row) => {
+                let change = Change::Damaged { id: row.id.clone(), outcome, detail };
+                self.recorder.note(change, Some(file.size)).await;
+            }
+            None => self.note(file.id.as_str(), outcome, "", Some(detail), Some(file.size)).await,
+        }
+    }
+
+    async fn failed(&self, file: &FileMetadata, error: Error) {
+        let id = file.id.as_str();
+        let reason = match error.kind() {
+            ErrorKind::SourceChanged | ErrorKind::VersionMismatch => "changing",
+            kind => kind.as_str(),
+        };
+        self.note(id, Outcome::Failed, reason, Some(error.to_string()), Some(file.size)).await;
+        if error.is_outage() && self.shared.outages.fetch_add(1, Atomic::Relaxed) + 1 >= OUTAGE_LIMIT {
+            let mut failure = self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner);
+            failure.get_or_insert(error);
+        }
+    }
+
+    async fn note(
+        &self,
+        subject: &str,
+        outcome: Outcome,
+        reason: &str,
+        detail: Option<String>,
+        size: Option<u64>,
+    ) {
+        self.recorder.note(Change::Noted(line(subject, outcome, reason, detail, size)), size).await;
+    }
+}

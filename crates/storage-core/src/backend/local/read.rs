@@ -1,0 +1,111 @@
+//! Opening a file to read it: one descriptor, and everything that is told of the file comes from it.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt};
+use rustix::fs::{AtFlags, FileType, OFlags, Stat, statat};
+use rustix::io::Errno;
+
+use super::attributes::{Attributes, metadata};
+use super::error::failed;
+use super::root::{Root, foreign_name, identity, not_a_file};
+use crate::body::read_file;
+use crate::checksum::VerifyingStream;
+use crate::error::{Error, ErrorKind, Op, Result};
+use crate::id::FileId;
+use crate::metadata::FileMetadata;
+use crate::storage::{Download, DownloadOptions, Precondition};
+
+/// A regular file that is open.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) file: File,
+    pub(super) stat: Stat,
+    pub(super) attributes: Option<Attributes>,
+}
+
+impl Opened {
+    pub(super) fn metadata(&self, id: &FileId) -> FileMetadata {
+        metadata(id, &self.stat, self.attributes.as_ref())
+    }
+
+    /// Makes the stream of what `options` ask for.
+    pub(super) fn download(self, id: &FileId, options: &DownloadOptions, storage: &str) -> Result<Download> {
+        let metadata = self.metadata(id);
+        match &options.when {
+            Precondition::None => {}
+            Precondition::Absent => {
+                return Err(Error::new(ErrorKind::InvalidInput, Op::Download)
+                    .with_message("a file that is to be absent cannot be read"));
+            }
+            Precondition::Version(version) if metadata.version.as_ref() == Some(version) => {}
+            Precondition::Version(_) => return Err(Error::new(ErrorKind::VersionMismatch, Op::Download)),
+        }
+        let size = metadata.size;
+        let range = match options.range {
+            None => 0..size,
+            Some(range) => range.resolve(size).ok_or_else(|| {
+                Error::new(ErrorKind::InvalidInput, Op::Download)
+                    .with_message(format!("range {range:?} of a file of {size} bytes"))
+            })?,
+        };
+        let (named, name) = (id.clone(), storage.to_owned());
+        let bytes = read_file(Arc::new(self.file), identity(&self.stat), range.clone())
+            .map_err(move |error| error.with_op(Op::Download).with_id(&named).with_storage(&name));
+        let expected = metadata.expected().filter(|_| range == (0..size));
+        let body = match expected {
+            Some(_) => VerifyingStream::new(bytes, size, expected, id.clone(), storage).boxed(),
+            None => bytes.boxed(),
+        };
+        Ok(Download::new(metadata, range, body))
+    }
+}
+
+impl Root {
+    /// Opens the file of this id, with its attributes.
+    pub(super) fn open_file(&self, id: &FileId, op: Op) -> Result<Opened> {
+        loop {
+            let file = match self.open_at(id.as_str(), OFlags::RDONLY) {
+                Ok(file) => file,
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG) => return Err(self.not_found(op)),
+                // A link somewhere on the path, or a socket, or a device without a driver.
+                Err(errno @ (Errno::LOOP | Errno::NXIO | Errno::NODEV)) => {
+                    return Err(self.explain(id, op, errno));
+                }
+                Err(errno) => return Err(failed(op, errno)),
+            };
+            let stat = rustix::fs::fstat(&file).map_err(|errno| failed(op, errno))?;
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::RegularFile => {}
+                FileType::Directory => return Err(self.not_found(op)),
+                other => return Err(not_a_file(op, foreign_name(other).unwrap_or("device"))),
+            }
+            let attributes = Attributes::load(self, id, &file, &stat, op)?;
+            if attributes.is_none() && !self.is_current(&file, op)? {
+                // Replaced since it was opened, and its sidecar went with it: the new version is what to read.
+                continue;
+            }
+            return Ok(Opened { file, stat, attributes });
+        }
+    }
+
+    fn is_current(&self, file: &File, op: Op) -> Result<bool> {
+        if self.sidecars().is_none() {
+            return Ok(true);
+        }
+        let stat = rustix::fs::fstat(file).map_err(|errno| failed(op, errno))?;
+        Ok(stat.st_nlink > 0)
+    }
+
+    fn explain(&self, id: &FileId, op: Op, errno: Errno) -> Error {
+        let Ok(parent) = self.parent(id) else { return self.not_found(op) };
+        match statat(parent, id.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => match foreign_name(FileType::from_raw_mode(stat.st_mode)) {
+                Some(what) => not_a_file(op, what),
+                None => failed(op, errno),
+            },
+            Err(_) => self.not_found(op),
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! From the first byte to the published file.
+//!
+//! Order of effects: temporary file in `.storage/tmp` -> bytes, hashed as they are written -> attributes on it
+//! (or in a sidecar, synced) -> file synced -> directories made -> renamed into place -> directory synced, and
+//! the one above every new directory. A crash anywhere before the rename leaves a temporary file, and perhaps a
+//! sidecar that describes nothing, which the janitor removes by age, or an empty directory, which is no file.
+//! A crash after the rename and before the last sync leaves the old file or the new one, and the caller has
+//! not been told which.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex};
+
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, RenameFlags, Stat, fchmod, linkat, openat, statat, unlinkat,
+};
+use rustix::io::Errno;
+
+use super::attributes::{Attributes, metadata};
+use super::config::Durability;
+use super::error::failed;
+use super::root::{PRUNE_RACES, Root, foreign_name, identity, lock, not_a_file, pruned_again};
+use super::sidecar::Sidecar;
+use crate::checksum::{Digest, Hasher, Mismatch};
+use crate::error::{Effect, Error, ErrorKind, Op, Result};
+use crate::id::FileId;
+use crate::storage::{Precondition, Receipt, Verified};
+
+/// A temporary file that is being written; removed when dropped, unless it was published.
+pub(super) struct Staged {
+    root: Arc<Root>,
+    temp: Temp,
+    hasher: Hasher,
+    size: u64,
+}
+
+/// What is to become of a [`Staged`].
+pub(super) struct Publication {
+    pub(super) id: FileId,
+    pub(super) op: Op,
+    pub(super) attributes: Attributes,
+    pub(super) when: Precondition,
+    /// What the bytes must give, wherever that is known from.
+    pub(super) expected: Vec<Digest>,
+    pub(super) permit: Permit,
+}
+
+impl Staged {
+    pub(super) fn create(root: &Arc<Root>, op: Op) -> Result<Self> {
+        let temp = Temp::create(&root.private(op)?.tmp, op)?;
+        Ok(Self { root: Arc::clone(root), temp, hasher: Hasher::new(), size: 0 })
+    }
+
+    /// Adds the next bytes.
+    pub(super) fn write(&mut self, bytes: &[u8], op: Op) -> Result<()> {
+        (&self.temp.file).write_all(bytes).map_err(|error| failed(op, error))?;
+        self.hasher.update(bytes);
+        self.size += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Returns the number of bytes so far.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Puts the file in its place, whole and with its attributes, or leaves everything as it was.
+    pub(super) fn publish(self, publication: Publication) -> Result<Receipt> {
+        let Self { root, mut temp, hasher, .. } = self;
+        let Publication { id, op, mut attributes, when, expected, permit } = publication;
+        let digest = hasher.finish();
+        if let Some(&expected) = expected.iter().find(|&&expected| expected != digest) {
+            return Err(Mismatch { expected, actual: digest }.into_error(op));
+        }
+        attributes.digest = Some(digest);
+        // Sooner than the bytes are synced, which is the dear part; what counts is the check in `place`.
+        check_early(&root, &id, &when, op)?;
+        let sidecar = attributes.store(&root, &id, &temp.file, op)?;
+        fchmod(&temp.file, root.private(op)?.file_mode).map_err(|errno| failed(op, errno))?;
+        if root.durability == Durability::Durable {
+            temp.file.sync_all().map_err(|error| failed(op, error))?;
+        }
+        let parent = place(&root, &id, &mut temp, &when, sidecar, &permit, op)?;
+        root.sync_parents(&id, &parent).map_err(|error| failed(op, error).with_effect(Effect::Applied))?;
+        // Only now: the rename has changed the change time, which is a part of the version.
+        let stat =
+            rustix::fs::fstat(&temp.file).map_err(|errno| failed(op, errno).with_effect(Effect::Applied))?;
+        Ok(Receipt::new(metadata(&id, &stat, Some(&attributes)), Some(digest), Verified::No))
+    }
+}
+
+fn check_early(root: &Root, id: &FileId, when: &Precondition, op: Op) -> Result<()> {
+    if *when == Precondition::None {
+        return Ok(());
+    }
+    let stored = match root.parent(id) {
+        Ok(parent) => stored_at(&parent, id, op)?,
+        Err(_) => None,
+    };
+    check(when, stored.as_ref(), op)
+}
+
+fn check(when: &Precondition, stored: Option<&Stat>, op: Op) -> Result<()> {
+    match (when, stored) {
+        (Precondition::None, _) | (Precondition::Absent, None) => Ok(()),
+        (Precondition::Absent, Some(_)) => Err(Error::new(ErrorKind::AlreadyExists, op)),
+        (Precondition::Version(version), Some(stat)) if identity(stat).version() == *version => Ok(()),
+        (Precondition::Version(_), _) => Err(Error::new(ErrorKind::VersionMismatch, op)),
+    }
+}
+
+/// Returns what is stored under the last segment of `id`: a regular file, or nothing (or a directory, which
+/// the rename has to deal with).
+fn stored_at(parent: &File, id: &FileId, op: Op) -> Result<Option<Stat>> {
+    match statat(parent, id.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => Ok(Some(stat)),
+            FileType::Directory => Ok(None),
+            // Never replaced: it is not ours.
+            other => Err(not_a_file(op, foreign_name(other).unwrap_or("device"))),
+        },
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(failed(op, errno)),
+    }
+}
+
+/// Compares and renames as one step for all users of this process; returns the directory.
+fn place(
+    root: &Root,
+    id: &FileId,
+    temp: &mut Temp,
+    when: &Precondition,
+    sidecar: Option<Sidecar>,
+    permit: &Permit,
+    op: Op,
+) -> Result<File> {
+    for _ in 0..PRUNE_RACES {
+        let parent = match root.create_parent(id, op) {
+            Ok(parent) => parent,
+            // A concurrent delete pruned the directories while they were made.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                root.check(op)?;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let _one_at_a_time = root.lock(id);
+        let stored = stored_at(&parent, id, op)?;
+        check(when, stored.as_ref(), op)?;
+        let name = id.file_name();
+        match permit.use_for(|| temp.rename(&parent, name, *when == Precondition::Absent)) {
+            None => return Err(Error::new(ErrorKind::Other, op).with_message("the caller gave up")),
+            Some(Ok(())) => {
+                let sidecar = sidecar.map(Sidecar::keep);
+                if let Some(old) = stored {
+                    Sidecar::remove(root, id, &old, sidecar.as_deref());
+                }
+                return Ok(parent);
+            }
+            Some(Err(Errno::NOENT)) => root.check(op)?,
+            Some(Err(Errno::ISDIR | Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR)) => {
+                match unlinkat(&parent, name, AtFlags::REMOVEDIR) {
+                    // An empty directory is no file and keeps nobody's.
+                    Ok(()) | Err(Errno::NOENT) => {}
+                    Err(Errno::NOTDIR) => return Err(Error::new(ErrorKind::AlreadyExists, op)),
+                    Err(_) => {
+                        return Err(Error::new(ErrorKind::Conflict, op)
+                            .with_message("there are files beneath this id"));
+                    }
+                }
+            }
+            Some(Err(errno)) => return Err(failed(op, errno)),
+        }
+    }
+    Err(pruned_again(op))
+}
+
+/// A file in a directory of the storage's own; removed when dropped, unless it was renamed away.
+#[derive(Debug)]
+pub(super) struct Temp {
+    directory: File,
+    name: Option<String>,
+    pub(super) file: File,
+}
+
+impl Temp {
+    pub(super) fn create(directory: &File, op: Op) -> Result<Self> {
+        let directory = directory.try_clone().map_err(|error| failed(op, error))?;
+        let name = uuid::Uuid::new_v4().simple().to_string();
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(&directory, &name, flags, Mode::from_raw_mode(0o600))
+            .map_err(|errno| failed(op, errno))?
+            .into();
+        Ok(Self { directory, name: Some(name), file })
+    }
+
+    /// Moves the file to its place: over what is there, or, with `new`, only where nothing is.
+    pub(super) fn rename(&mut self, parent: &File, to: &str, new: bool) -> Result<(), Errno> {
+        let Some(name) = self.name.as_deref() else { return Err(Errno::NOENT) };
+        if new {
+            rename_new(&self.directory, name, parent, to)?;
+        } else {
+            rustix::fs::renameat(&self.directory, name, parent, to)?;
+        }
+        self.name = None;
+        Ok(())
+    }
+
+    /// Removes the file, and says where that fails.
+    pub(super) fn remove(mut self) -> Result<(), Errno> {
+        let Some(name) = self.name.take() else { return Ok(()) };
+        unlinkat(&self.directory, name, AtFlags::empty())
+    }
+}
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        if let Some(name) = &self.name {
+            // One that cannot be removed is left to the janitor.
+            let _ = unlinkat(&self.directory, name, AtFlags::empty());
+        }
+    }
+}
+
+fn rename_new(from: &File, name: &str, parent: &File, to: &str) -> Result<(), Errno> {
+    match rustix::fs::renameat_with(from, name, parent, to, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
+        result => return result,
+    }
+    // The file system cannot (NFS): a second name is refused as well where there is one. Taking the first name
+    // away moves the change time, so a reader that came in between sees a change where there is none.
+    linkat(from, name, parent, to, AtFlags::empty())?;
+    unlinkat(from, name, AtFlags::empty())
+}
+
+/// Leave to publish, which ends when the caller's future is dropped: afterwards nothing appears any more.
+#[derive(Clone, Debug)]
+pub(super) struct Permit(Arc<Mutex<bool>>);
+
+impl Permit {
+    /// Does `work` unless the caller has given up; the caller waits for it in giving up.
+    fn use_for<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
+        let granted = lock(&self.0);
+        granted.then(work)
+    }
+}
+
+/// The caller's side of a [`Permit`].
+#[derive(Debug)]
+pub(super) struct Intent(Permit);
+
+impl Intent {
+    pub(super) fn new() -> Self {
+        Self(Permit(Arc::new(Mutex::new(true))))
+    }
+
+    pub(super) fn permit(&self) -> Permit {
+        self.0.clone()
+    }
+}
+
+impl Drop for Intent {
+    fn drop(&mut self) {
+        *lock(&self.0.0) = false;
+    }
+}
+
+/// Removes the file of this id, and the directories that it leaves empty; tells whether there was one.
+pub(super) fn delete(root: &Root, id: &FileId, when: &Precondition, permit: &Permit) -> Result<bool> {
+    let op = Op::Delete;
+    root.private(op)?;
+    if *when == Precondition::Absent {
+        return Err(Error::new(ErrorKind::InvalidInput, op)
+            .with_message("a file that is to be absent cannot be deleted"));
+    }
+    let parent = match root.parent(id) {
+        Ok(parent) => parent,
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG) => {
+            root.check(op)?;
+            return Ok(false);
+        }
+        Err(errno) => return Err(failed(op, errno)),
+    };
+    {
+        let _one_at_a_time = root.lock(id);
+        let stored =
+            if id.file_name().len() > root.max_segment as usize { None } else { stored_at(&parent, id, op)? };
+        let Some(stored) = stored else {
+            root.check(op)?;
+            return Ok(false);
+        };
+        check(when, Some(&stored), op)?;
+        match permit.use_for(|| unlinkat(&parent, id.file_name(), AtFlags::empty())) {
+            None => return Err(Error::new(ErrorKind::Other, op).with_message("the caller gave up")),
+            Some(Ok(())) => Sidecar::remove(root, id, &stored, None),
+            Some(Err(Errno::NOENT)) => return Ok(false),
+            Some(Err(errno)) => return Err(failed(op, errno)),
+        }
+    }
+    if root.durability == Durability::Durable {
+        parent.sync_all().map_err(|error| failed(op, error).with_effect(Effect::Applied))?;
+    }
+    root.prune(id);
+    Ok(true)
+}
+
+/// Runs blocking work on tokio's pool for it. The work goes on when the future is dropped; what it owns is
+/// dropped when it ends.
+pub(super) async fn blocking<T: Send + 'static>(
+    op: Op,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(failed(op, io::Error::other(error))),
+    }
+}

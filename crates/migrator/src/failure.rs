@@ -234,6 +234,7 @@ impl From<EngineError> for Failure {
             EngineError::Source(error) => Self::storage(Side::Source, &error),
             EngineError::Target(error) => Self::storage(Side::Target, &error),
             EngineError::Ledger(error) => error.into(),
+            EngineError::Internal(reason) => Self::internal(reason),
         }
     }
 }

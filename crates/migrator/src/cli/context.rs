@@ -1,14 +1,16 @@
 //! What every command starts from: configuration, places, the ledger's path, opened storages.
 
 use std::ffi::OsStr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use s3_server::{RunningServer, Server, ServerConfig};
 use storage_core::backend::local::{Durability, LocalConfig, LocalStorage};
-use storage_core::backend::s3::{S3Config, S3Storage};
+use storage_core::backend::s3::S3Config;
 use storage_core::error::Error;
-use storage_core::stack::{self, StackConfig};
+use storage_core::layer::limit::LimitConfig;
+use storage_core::stack::{self, BackendConfig, LayersConfig, StackConfig};
 use storage_core::storage::{Access, FileStorage};
 
 use crate::cli::args;
@@ -159,8 +161,7 @@ impl Context {
                 if access == Access::ReadWrite {
                     config = config.with_create_root();
                 }
-                let storage = Arc::new(LocalStorage::open(config).await?);
-                Ok(Opened { storage: stack::build(storage, &StackConfig::default()), server: None })
+                Ok(Opened { storage: self.build(BackendConfig::Local(config)).await?, server: None })
             }
             Place::S3(s3) => {
                 let mut config =
@@ -177,8 +178,7 @@ impl Context {
                 if let Some(path_style) = s3.path_style {
                     config = config.with_path_style(path_style);
                 }
-                let storage = Arc::new(S3Storage::connect(config).await?);
-                Ok(Opened { storage: stack::build(storage, &StackConfig::default()), server: None })
+                Ok(Opened { storage: self.build(BackendConfig::S3(config)).await?, server: None })
             }
             Place::Embedded { path } => {
                 let config = LocalConfig::new(path).with_name("embedded").with_create_root();
@@ -198,10 +198,17 @@ impl Context {
                     .with_endpoint(server.endpoint())
                     .with_region(server.region())
                     .with_static_credentials(server.access_key(), server.secret_key());
-                let storage = Arc::new(S3Storage::connect(config).await?);
-                Ok(Opened { storage: stack::build(storage, &StackConfig::default()), server: Some(server) })
+                let storage = self.build(BackendConfig::S3(config)).await?;
+                Ok(Opened { storage, server: Some(server) })
             }
         }
+    }
+
+    async fn build(&self, backend: BackendConfig) -> Result<Arc<dyn FileStorage>, Error> {
+        let mut layers = LayersConfig::default();
+        // The engine bounds what is in flight; this bound is never the narrower one.
+        layers.limit = LimitConfig::default().with_concurrency(LAYER_CONCURRENCY);
+        stack::build(StackConfig::new(backend).with_layers(layers)).await
     }
 
     /// Returns the options of a run: the command line's, else the configuration file's.
@@ -245,6 +252,9 @@ pub fn filter(settings: &Settings) -> Result<Filter, Failure> {
 }
 
 const EMBEDDED_BUCKET: &str = "files";
+
+/// Twice the greatest `--concurrency`: a file may be read from its storage while something is asked of it.
+const LAYER_CONCURRENCY: NonZeroU32 = NonZeroU32::new(512).unwrap();
 
 fn resolved(path: &Path, what: &str) -> Result<PathBuf, Failure> {
     resolve_missing(path).map_err(|error| {

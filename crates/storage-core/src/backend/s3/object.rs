@@ -1,0 +1,586 @@
+//! Whole objects: put, get, head, delete.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
+use aws_sdk_s3::primitives::{ByteStream as SdkStream, DateTime};
+use aws_sdk_s3::types::{ChecksumMode, ChecksumType};
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::attributes::{self, Attributes, HEADER_PREFIX};
+use super::error::{Request, innermost};
+use super::signing::PayloadDigest;
+use super::{Inner, conditions};
+use crate::body::{Body, ByteStream};
+use crate::checksum::{CompositeDigest, Digest, Mismatch, VerifyingStream};
+use crate::error::{Error, ErrorKind, Op, Result};
+use crate::id::FileId;
+use crate::metadata::{FileMetadata, Tags, Version, guess_content_type};
+use crate::storage::{
+    ByteRange, Download, DownloadOptions, PartLimits, Precondition, Receipt, UploadOptions, Verified,
+};
+
+/// Bytes from which on hashing moves to a thread that may block: a millisecond's worth.
+const HASH_AWAY: usize = 1 << 20;
+
+/// Computes a SHA-256 without holding up the runtime.
+pub(super) async fn sha256(bytes: Bytes) -> Digest {
+    if bytes.len() < HASH_AWAY {
+        return Digest::of(&bytes);
+    }
+    let copy = bytes.clone();
+    match tokio::task::spawn_blocking(move || Digest::of(&bytes)).await {
+        Ok(digest) => digest,
+        // The runtime is shutting down.
+        Err(_) => Digest::of(&copy),
+    }
+}
+
+/// Reads a range of a body into one buffer of the right size.
+pub(super) async fn read_range(body: &Body, range: Range<u64>) -> Result<Bytes> {
+    if body.in_memory().is_some() {
+        return body.read(range).await;
+    }
+    let mut buffer = BytesMut::with_capacity(usize::try_from(range.end - range.start).unwrap_or(0));
+    let mut stream = body.open_range(range).await?;
+    while let Some(piece) = stream.try_next().await? {
+        buffer.extend_from_slice(&piece);
+    }
+    Ok(buffer.freeze())
+}
+
+/// Attributes of an upload in the form in which the server takes them.
+#[derive(Debug)]
+pub(super) struct Headers {
+    pub(super) content_type: String,
+    pub(super) metadata: BTreeMap<String, String>,
+    /// The `x-amz-tagging` header, where tags are object tags.
+    pub(super) tagging: Option<String>,
+}
+
+impl Headers {
+    pub(super) fn metadata(&self) -> Option<HashMap<String, String>> {
+        Some(self.metadata.iter().map(|(name, value)| (name.clone(), value.clone())).collect())
+    }
+}
+
+/// What the server says of an object.
+pub(super) struct Facts {
+    size: Option<i64>,
+    etag: Option<String>,
+    modified: Option<DateTime>,
+    content_type: Option<String>,
+    metadata: Option<HashMap<String, String>>,
+    checksum: Option<String>,
+    checksum_type: Option<ChecksumType>,
+}
+
+impl From<&HeadObjectOutput> for Facts {
+    fn from(head: &HeadObjectOutput) -> Self {
+        Self {
+            size: head.content_length,
+            etag: head.e_tag.clone(),
+            modified: head.last_modified,
+            content_type: head.content_type.clone(),
+            metadata: head.metadata.clone(),
+            checksum: head.checksum_sha256.clone(),
+            checksum_type: head.checksum_type.clone(),
+        }
+    }
+}
+
+impl From<&GetObjectOutput> for Facts {
+    fn from(get: &GetObjectOutput) -> Self {
+        Self {
+            size: get.content_length,
+            etag: get.e_tag.clone(),
+            modified: get.last_modified,
+            content_type: get.content_type.clone(),
+            metadata: get.metadata.clone(),
+            checksum: get.checksum_sha256.clone(),
+            checksum_type: get.checksum_type.clone(),
+        }
+    }
+}
+
+impl Facts {
+    fn file(self, id: &FileId, size: u64) -> FileMetadata {
+        let attributes = attributes::decode(&self.metadata.unwrap_or_default().into_iter().collect());
+        let mut file = FileMetadata::new(id.clone(), size);
+        file.file_name = attributes.file_name;
+        file.content_type = self.content_type;
+        file.created = attributes.created;
+        file.modified = self.modified.and_then(time);
+        file.tags = attributes.tags;
+        file.version = self.etag.as_deref().map(version);
+        let checksum = checksum(self.checksum.as_deref(), self.checksum_type.as_ref());
+        file.digest = attributes.digest.or(match checksum {
+            Some(Checksum::Whole(digest)) => Some(digest),
+            _ => None,
+        });
+        if let (Some(Checksum::Composite(digest, told)), Some(part_size)) = (checksum, attributes.part_size) {
+            let parts = u32::try_from(size.div_ceil(part_size).max(1)).ok();
+            file.composite = parts
+                .filter(|parts| told.is_none_or(|told| told == *parts))
+                .map(|parts| CompositeDigest { digest, part_size, parts });
+        }
+        file
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Checksum {
+    Whole(Digest),
+    /// With the number of parts, where the server tells it.
+    Composite(Digest, Option<u32>),
+}
+
+/// Tells the two kinds of SHA-256 apart: by the type, or by the number of parts behind a `-`. Without either the
+/// value is that of the whole.
+fn checksum(value: Option<&str>, kind: Option<&ChecksumType>) -> Option<Checksum> {
+    let value = value?;
+    if let Some((value, parts)) = value.rsplit_once('-') {
+        return Some(Checksum::Composite(Digest::from_base64(value).ok()?, Some(parts.parse().ok()?)));
+    }
+    let digest = Digest::from_base64(value).ok()?;
+    Some(match kind {
+        Some(ChecksumType::Composite) => Checksum::Composite(digest, None),
+        _ => Checksum::Whole(digest),
+    })
+}
+
+pub(super) fn time(time: DateTime) -> Option<SystemTime> {
+    SystemTime::try_from(time).ok()
+}
+
+/// Takes an ETag as a token, with its quotes: some listings leave them out.
+pub(super) fn version(etag: &str) -> Version {
+    if etag.ends_with('"') { Version::new(etag) } else { Version::new(format!("\"{etag}\"")) }
+}
+
+impl Inner {
+    /// Checks and writes out the attributes of an upload.
+    pub(super) fn headers(
+        &self,
+        id: &FileId,
+        options: &UploadOptions,
+        digest: Option<Digest>,
+        part_size: Option<u64>,
+        op: Op,
+    ) -> Result<Headers> {
+        if options.tags.contains_key("") {
+            return Err(self.fail(ErrorKind::InvalidInput, op).with_message("a tag has an empty key"));
+        }
+        let foreign = |key: &String| key.starts_with(HEADER_PREFIX);
+        let (tags, tagging) = if self.config.object_tags {
+            let (kept, object): (Tags, Tags) =
+                options.tags.clone().into_iter().partition(|(key, _)| foreign(key));
+            (kept, (!object.is_empty()).then(|| tagging(&object)))
+        } else {
+            (options.tags.clone(), None)
+        };
+        let metadata = attributes::encode(&Attributes {
+            file_name: options.file_name.clone(),
+            created: options.created,
+            tags,
+            digest,
+            part_size,
+        });
+        attributes::check_size(&metadata, op).map_err(|error| error.with_storage(&self.config.name))?;
+        let content_type = options.content_type.clone().unwrap_or_else(|| {
+            guess_content_type(options.file_name.as_deref().unwrap_or_else(|| id.file_name()))
+        });
+        Ok(Headers { content_type, metadata, tagging })
+    }
+
+    pub(super) async fn upload(
+        self: &Arc<Self>,
+        id: &FileId,
+        body: Body,
+        options: UploadOptions,
+    ) -> Result<Receipt> {
+        self.writable(Op::Upload)?;
+        let key = self.key(id, Op::Upload)?;
+        self.honours(&options.when, Op::Upload)?;
+        let part_size = PartLimits::S3
+            .part_size(body.size(), self.config.part_size)
+            .map_err(|error| error.with_op(Op::Upload).with_storage(&self.config.name))?;
+        if body.size() <= part_size {
+            let bytes = read_range(&body, 0..body.size()).await?;
+            self.put(id, key, bytes, options).await
+        } else {
+            self.upload_in_parts(id, key, body, part_size, options).await
+        }
+    }
+
+    /// Stores bytes in one request, hashed once: the digest is the signature's payload hash, the checksum
+    /// header, the metadata and the receipt.
+    async fn put(&self, id: &FileId, key: String, bytes: Bytes, options: UploadOptions) -> Result<Receipt> {
+        let digest = match options.digest {
+            // The server compares the bytes with it.
+            Some(known) if self.features.put_sha256 => known,
+            Some(known) => {
+                let actual = sha256(bytes.clone()).await;
+                if actual != known {
+                    return Err(Mismatch { expected: known, actual }
+                        .into_error(Op::Upload)
+                        .with_storage(&self.config.name));
+                }
+                actual
+            }
+            None => sha256(bytes.clone()).await,
+        };
+        let headers = self.headers(id, &options, Some(digest), None, Op::Upload)?;
+        let size = bytes.len() as u64;
+        let answer =
+            self.put_object(Op::Upload, &key, bytes, digest, digest, &headers, &options.when).await?;
+        let mut file = FileMetadata::new(id.clone(), size);
+        file.file_name = options.file_name;
+        file.content_type = Some(headers.content_type);
+        file.created = options.created;
+        file.tags = options.tags;
+        file.digest = Some(digest);
+        file.version = answer.as_deref().map(version);
+        let verified = if self.features.put_sha256 { Verified::Backend } else { Verified::No };
+        Ok(Receipt::new(file, Some(digest), verified))
+    }
+
+    /// Sends one PUT and returns the ETag. `checksum` goes into the header, `payload` into the signature: they
+    /// differ only where a probe lies.
+    #[expect(clippy::too_many_arguments, reason = "one request, spelt out; the probes vary each")]
+    pub(super) async fn put_object(
+        &self,
+        op: Op,
+        key: &str,
+        bytes: Bytes,
+        payload: Digest,
+        checksum: Digest,
+        headers: &Headers,
+        when: &Precondition,
+    ) -> Result<Option<String>> {
+        let (if_match, if_none_match) = conditions(when);
+        let answer = self
+            .clients
+            .call(Request::write(op).with_when(when), |client| {
+                client
+                    .put_object()
+                    .bucket(&self.config.bucket)
+                    .key(key)
+                    .content_type(&headers.content_type)
+                    .set_metadata(headers.metadata())
+                    .set_tagging(headers.tagging.clone())
+                    .set_if_match(if_match.clone())
+                    .set_if_none_match(if_none_match.clone())
+                    .set_checksum_sha256(self.features.sends_checksums.then(|| checksum.to_base64()))
+                    .body(SdkStream::from(bytes.clone()))
+                    .customize()
+                    .interceptor(PayloadDigest(payload))
+                    .send()
+            })
+            .await?;
+        Ok(answer.e_tag)
+    }
+
+    pub(super) async fn head(&self, key: &str, op: Op) -> Result<HeadObjectOutput> {
+        self.clients
+            .call(Request::read(op), |client| {
+                client
+                    .head_object()
+                    .bucket(&self.config.bucket)
+                    .key(key)
+                    .checksum_mode(ChecksumMode::Enabled)
+                    .send()
+            })
+            .await
+    }
+
+    pub(super) fn file_of(&self, id: &FileId, head: &HeadObjectOutput, op: Op) -> Result<FileMetadata> {
+        let facts = Facts::from(head);
+        let size = self.size(facts.size, op)?;
+        Ok(facts.file(id, size))
+    }
+
+    fn size(&self, length: Option<i64>, op: Op) -> Result<u64> {
+        length.and_then(|length| u64::try_from(length).ok()).ok_or_else(|| {
+            self.fail(ErrorKind::Other, op).with_message("the server's answer has no Content-Length")
+        })
+    }
+
+    pub(super) async fn metadata(&self, id: &FileId) -> Result<FileMetadata> {
+        let key = self.key(id, Op::Metadata)?;
+        self.stored(id, &key, Op::Metadata).await
+    }
+
+    /// Asks for everything that is known of an object.
+    pub(super) async fn stored(&self, id: &FileId, key: &str, op: Op) -> Result<FileMetadata> {
+        if !self.config.object_tags {
+            return self.file_of(id, &self.head(key, op).await?, op);
+        }
+        let (head, tags) = futures::future::join(self.head(key, op), self.object_tags(key, op)).await;
+        let mut file = self.file_of(id, &head?, op)?;
+        file.tags.extend(tags?);
+        Ok(file)
+    }
+
+    pub(super) async fn object_tags(&self, key: &str, op: Op) -> Result<Tags> {
+        let answer = self
+            .clients
+            .call(Request::read(op), |client| {
+                client.get_object_tagging().bucket(&self.config.bucket).key(key).send()
+            })
+            .await?;
+        Ok(answer.tag_set.into_iter().map(|tag| (tag.key, tag.value)).collect())
+    }
+
+    pub(super) async fn download(&self, id: &FileId, options: DownloadOptions) -> Result<Download> {
+        let op = Op::Download;
+        let key = self.key(id, op)?;
+        let if_match = match &options.when {
+            Precondition::None => None,
+            Precondition::Version(version) => Some(version.as_str().to_owned()),
+            Precondition::Absent => {
+                return Err(self
+                    .fail(ErrorKind::InvalidInput, op)
+                    .with_message("a file that is absent has no bytes"));
+            }
+        };
+        let range = match options.range {
+            None => None,
+            Some(range) => match range_header(range) {
+                Some(header) => Some(header),
+                None => {
+                    self.head(&key, op).await?;
+                    return Err(self.not_satisfiable(range));
+                }
+            },
+        };
+        let request = Request::read(op).with_when(&options.when);
+        let answer = self
+            .clients
+            .call(request, |client| {
+                client
+                    .get_object()
+                    .bucket(&self.config.bucket)
+                    .key(&key)
+                    .set_range(range.clone())
+                    .set_if_match(if_match.clone())
+                    .customize()
+                    // Not by `checksum_mode`, with which the SDK would hash the bytes itself.
+                    .mutate_request(|request| {
+                        request.headers_mut().insert("x-amz-checksum-mode", "ENABLED");
+                    })
+                    .send()
+            })
+            .await
+            .map_err(|error| match (error.kind(), options.range) {
+                (ErrorKind::InvalidInput, Some(range)) => self.not_satisfiable(range).with_source(error),
+                _ => error,
+            })?;
+        self.opened(id, answer, options).await
+    }
+
+    fn not_satisfiable(&self, range: ByteRange) -> Error {
+        self.fail(ErrorKind::InvalidInput, Op::Download)
+            .with_message(format!("the range {range:?} holds no byte of the file"))
+    }
+
+    /// Checks that the answer is to the question, and wraps its body.
+    async fn opened(
+        &self,
+        id: &FileId,
+        mut answer: GetObjectOutput,
+        options: DownloadOptions,
+    ) -> Result<Download> {
+        let op = Op::Download;
+        let length = self.size(answer.content_length, op)?;
+        let told = match answer.content_range.as_deref() {
+            Some(text) => Some(content_range(text).ok_or_else(|| {
+                self.fail(ErrorKind::Other, op).with_message(format!("no Content-Range: {text:?}"))
+            })?),
+            None => None,
+        };
+        let size = told.as_ref().map_or(length, |(_, size)| *size);
+        let sent = told.map_or(0..size, |(range, _)| range);
+        let wanted = match options.range {
+            None => 0..size,
+            Some(range) => range.resolve(size).ok_or_else(|| self.not_satisfiable(range))?,
+        };
+        // A server without ranges sends everything: what was asked for is cut out.
+        if sent.end - sent.start != length || sent.start > wanted.start || sent.end < wanted.end {
+            return Err(self.fail(ErrorKind::Other, op).with_message(format!(
+                "asked for the bytes {wanted:?}, the server sent {length} as {sent:?}"
+            )));
+        }
+        let body = std::mem::take(&mut answer.body);
+        let mut file = Facts::from(&answer).file(id, size);
+        if let (Precondition::Version(wanted), Some(stored)) = (&options.when, &file.version)
+            && wanted != stored
+        {
+            return Err(self.fail(ErrorKind::VersionMismatch, op));
+        }
+        if self.config.object_tags {
+            let tags = self.object_tags(&self.any_key(id), op).await?;
+            file.tags.extend(tags);
+        }
+        let expected = (wanted == (0..size)).then(|| file.expected()).flatten();
+        let mut pieces = self.pieces(id, body);
+        let length = wanted.end - wanted.start;
+        if sent != wanted {
+            pieces = cut(pieces, wanted.start - sent.start, length);
+        }
+        let verified = VerifyingStream::new(pieces, length, expected, id.clone(), &self.config.name);
+        Ok(Download::new(file, wanted, verified.boxed()))
+    }
+
+    fn pieces(&self, id: &FileId, body: SdkStream) -> ByteStream {
+        let context = (id.clone(), self.config.name.clone());
+        stream::unfold(Some((body, context)), |state| async move {
+            let (mut body, context) = state?;
+            match body.try_next().await {
+                Ok(Some(piece)) => Some((Ok(piece), Some((body, context)))),
+                Ok(None) => None,
+                Err(error) => {
+                    let error = Error::new(ErrorKind::Unavailable, Op::Download)
+                        .with_id(&context.0)
+                        .with_storage(&context.1)
+                        .with_message(format!("the body broke off: {}", innermost(&error)))
+                        .with_source(error);
+                    Some((Err(error), None))
+                }
+            }
+        })
+        .boxed()
+    }
+
+    pub(super) async fn delete(&self, id: &FileId, when: Precondition) -> Result<bool> {
+        let op = Op::Delete;
+        self.writable(op)?;
+        let key = self.key(id, op)?;
+        match &when {
+            Precondition::None => {}
+            Precondition::Absent => {
+                return Err(self
+                    .fail(ErrorKind::InvalidInput, op)
+                    .with_message("nothing can be deleted that is absent"));
+            }
+            Precondition::Version(_) if !self.features.delete => {
+                return Err(self.fail(ErrorKind::Unsupported, op).with_message(
+                    "the server does not honour If-Match on DELETE, so the version would be ignored",
+                ));
+            }
+            Precondition::Version(_) => {}
+        }
+        // DELETE answers 204 whether there was something or not.
+        let head = match self.head(&key, op).await {
+            Ok(head) => head,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        if let Precondition::Version(wanted) = &when
+            && head.e_tag.as_deref().map(version).as_ref() != Some(wanted)
+        {
+            return Err(self.fail(ErrorKind::VersionMismatch, op));
+        }
+        match self.delete_key(op, &key, &when).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends a DELETE, whatever is there.
+    pub(super) async fn delete_key(&self, op: Op, key: &str, when: &Precondition) -> Result<()> {
+        let (if_match, _) = conditions(when);
+        self.clients
+            .call(Request::write(op).with_when(when), |client| {
+                client
+                    .delete_object()
+                    .bucket(&self.config.bucket)
+                    .key(key)
+                    .set_if_match(if_match.clone())
+                    .send()
+            })
+            .await?;
+        Ok(())
+    }
+}
+
+/// Writes tags as the query string that `x-amz-tagging` is.
+fn tagging(tags: &Tags) -> String {
+    url::form_urlencoded::Serializer::new(String::new()).extend_pairs(tags).finish()
+}
+
+/// Writes a `Range` header, or nothing for a range that never holds a byte.
+fn range_header(range: ByteRange) -> Option<String> {
+    match range {
+        ByteRange::From(start) => Some(format!("bytes={start}-")),
+        ByteRange::Between(start, end) => (start < end).then(|| format!("bytes={start}-{}", end - 1)),
+        ByteRange::Last(count) => (count > 0).then(|| format!("bytes=-{count}")),
+    }
+}
+
+/// Reads `bytes 2-5/10` (RFC 9110 section 14.4).
+fn content_range(text: &str) -> Option<(Range<u64>, u64)> {
+    let (range, size) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let size: u64 = size.parse().ok()?;
+    let range = first.parse().ok()?..last.parse::<u64>().ok()?.checked_add(1)?;
+    (range.start < range.end && range.end <= size).then_some((range, size))
+}
+
+/// Leaves out the first `skip` bytes and ends after `length` more.
+fn cut(pieces: ByteStream, skip: u64, length: u64) -> ByteStream {
+    stream::try_unfold((pieces, skip, length), |(mut pieces, mut skip, mut left)| async move {
+        while left > 0 {
+            let Some(mut piece) = pieces.try_next().await? else { break };
+            let drop = usize::try_from(skip).map_or(piece.len(), |skip| skip.min(piece.len()));
+            let mut rest = piece.split_off(drop);
+            skip -= drop as u64;
+            rest.truncate(usize::try_from(left).map_or(rest.len(), |left| left.min(rest.len())));
+            if !rest.is_empty() {
+                left -= rest.len() as u64;
+                return Ok(Some((rest, (pieces, skip, left))));
+            }
+        }
+        Ok(None)
+    })
+    .boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_ranges_are_read_or_refused() {
+        assert_eq!(content_range("bytes 2-5/10"), Some((2..6, 10)));
+        for text in ["bytes */10", "bytes 5-2/10", "bytes 0-10/10", "bytes 0-1/*", "2-5/10"] {
+            assert_eq!(content_range(text), None, "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_ignores_ranges_gives_no_wrong_bytes() {
+        for (skip, length) in [(0, 10), (0, 3), (4, 6), (3, 4), (9, 1)] {
+            let pieces = [b"012".as_slice(), b"3", b"456789"].map(|piece| Ok(Bytes::from_static(piece)));
+            let all = crate::body::collect(cut(stream::iter(pieces).boxed(), skip, length)).await.unwrap();
+            assert_eq!(all, b"0123456789"[skip as usize..][..length as usize], "{skip} {length}");
+        }
+    }
+
+    #[test]
+    fn a_composite_is_never_taken_for_the_digest_of_the_whole() {
+        let digest = Digest::of(b"x");
+        let text = digest.to_base64();
+        let composite = |checksum| matches!(checksum, Some(Checksum::Composite(found, _)) if found == digest);
+        assert!(composite(checksum(Some(&format!("{text}-2")), None)));
+        assert!(composite(checksum(Some(&text), Some(&ChecksumType::Composite))));
+        assert!(matches!(checksum(Some(&text), None), Some(Checksum::Whole(found)) if found == digest));
+        assert!(checksum(Some("x"), None).is_none());
+    }
+}

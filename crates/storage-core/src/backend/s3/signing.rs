@@ -1,0 +1,31 @@
+//! One SHA-256 per payload: the digest that is known goes into the signature.
+
+use aws_runtime::auth::PayloadSigningOverride;
+use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
+use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_s3::error::BoxError;
+use aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint;
+
+use crate::checksum::Digest;
+
+/// Gives the signer the payload's SHA-256, which it would compute a second time otherwise. The server compares
+/// it with the bytes it receives, as it does with `x-amz-checksum-sha256`.
+#[derive(Debug)]
+pub(super) struct PayloadDigest(pub(super) Digest);
+
+#[dyn_dispatch_hint]
+impl Intercept for PayloadDigest {
+    fn name(&self) -> &'static str {
+        "PayloadDigest"
+    }
+
+    fn modify_before_signing(
+        &self,
+        _context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _components: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        config.interceptor_state().store_put(PayloadSigningOverride::Precomputed(self.0.to_string()));
+        Ok(())
+    }
+}

@@ -17,7 +17,11 @@ use crate::quantity::show_count;
 ///
 /// # Errors
 /// The ledger or the target cannot be used.
-pub async fn run(context: &Context, args: &args::Cleanup, stop: CancellationToken) -> Result<Exit, Failure> {
+pub(super) async fn run(
+    context: &Context,
+    args: &args::Cleanup,
+    stop: CancellationToken,
+) -> Result<Exit, Failure> {
     let (migration, _) = context.migration(&args.pair, None)?;
     let ledger = Arc::new(context.open_ledger(&migration, OpenMode::Existing).await?);
     let source = context.open(&migration.source, Side::Source, Access::ReadOnly).await?;

@@ -27,7 +27,7 @@ use crate::scan::Filter;
 
 /// What every command starts from.
 #[derive(Debug)]
-pub struct Context {
+pub(super) struct Context {
     /// Standard output and standard error.
     pub output: Output,
     /// Options of every command.
@@ -40,7 +40,7 @@ pub struct Context {
 
 /// Source, target and ledger of a migration.
 #[derive(Clone, Debug)]
-pub struct Migration {
+pub(super) struct Migration {
     /// Where files are read.
     pub source: Place,
     /// Where files are copied to.
@@ -51,14 +51,14 @@ pub struct Migration {
 
 impl Migration {
     /// Returns the texts that the ledger knows the two places by.
-    pub fn binding(&self) -> Binding {
+    pub(super) fn binding(&self) -> Binding {
         Binding { source: self.source.binding(), target: self.target.binding() }
     }
 }
 
 /// A storage, and the server behind it where there is one.
 #[derive(Debug)]
-pub struct Opened {
+pub(super) struct Opened {
     /// With its layers.
     pub storage: Arc<dyn FileStorage>,
     server: Option<RunningServer>,
@@ -66,7 +66,7 @@ pub struct Opened {
 
 impl Opened {
     /// Stops the server behind the storage.
-    pub async fn close(self) {
+    pub(super) async fn close(self) {
         drop(self.storage);
         if let Some(server) = self.server {
             server.shutdown().await;
@@ -79,7 +79,7 @@ impl Context {
     ///
     /// # Errors
     /// An address that means nothing, a missing source, a place inside another.
-    pub fn migration(
+    pub(super) fn migration(
         &self,
         pair: &args::Pair,
         report: Option<&Path>,
@@ -99,7 +99,7 @@ impl Context {
     ///
     /// # Errors
     /// As for [`migration`](Self::migration).
-    pub fn ledger_path(
+    pub(super) fn ledger_path(
         &self,
         source: Option<&OsStr>,
         target: Option<&OsStr>,
@@ -124,7 +124,7 @@ impl Context {
     ///
     /// # Errors
     /// There is none, or it cannot be read.
-    pub async fn look_up(
+    pub(super) async fn look_up(
         &self,
         source: Option<&OsStr>,
         target: Option<&OsStr>,
@@ -138,7 +138,11 @@ impl Context {
     ///
     /// # Errors
     /// It is in use, belongs to another pair, or cannot be opened.
-    pub async fn open_ledger(&self, migration: &Migration, mode: OpenMode) -> Result<SqliteLedger, Failure> {
+    pub(super) async fn open_ledger(
+        &self,
+        migration: &Migration,
+        mode: OpenMode,
+    ) -> Result<SqliteLedger, Failure> {
         Ok(SqliteLedger::open(&migration.ledger, &migration.binding(), mode).await?)
     }
 
@@ -146,7 +150,7 @@ impl Context {
     ///
     /// # Errors
     /// It cannot be used.
-    pub async fn open(&self, place: &Place, side: Side, access: Access) -> Result<Opened, Failure> {
+    pub(super) async fn open(&self, place: &Place, side: Side, access: Access) -> Result<Opened, Failure> {
         self.open_place(place, side, access).await.map_err(|error| Failure::storage(side, &error))
     }
 
@@ -212,7 +216,7 @@ impl Context {
     }
 
     /// Returns the options of a run: the command line's, else the configuration file's.
-    pub fn settings(&self, pace: Option<&args::Pace>, which: &args::Which) -> Settings {
+    pub(super) fn settings(&self, pace: Option<&args::Pace>, which: &args::Which) -> Settings {
         let mut settings = self.config.settings.clone();
         if let Some(pace) = pace {
             settings.concurrency = pace.concurrency.or(settings.concurrency);
@@ -247,7 +251,7 @@ impl Context {
 ///
 /// # Errors
 /// A pattern cannot be understood.
-pub fn filter(settings: &Settings) -> Result<Filter, Failure> {
+pub(super) fn filter(settings: &Settings) -> Result<Filter, Failure> {
     Ok(Filter::from_globs(&settings.include, &settings.exclude)?)
 }
 

@@ -17,7 +17,11 @@ use crate::ledger::sqlite::OpenMode;
 ///
 /// # Errors
 /// Whatever keeps the run from its end; failed files do not.
-pub async fn run(context: &Context, args: &args::Copy, stop: CancellationToken) -> Result<Exit, Failure> {
+pub(super) async fn run(
+    context: &Context,
+    args: &args::Copy,
+    stop: CancellationToken,
+) -> Result<Exit, Failure> {
     let settings = context.settings(Some(&args.pace), &args.which);
     let filter = filter(&settings)?;
     let (migration, report) = context.migration(&args.pair, args.report.as_deref())?;

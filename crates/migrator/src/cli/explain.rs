@@ -48,7 +48,7 @@ struct HistoryBody<'e> {
 ///
 /// # Errors
 /// There is no ledger, or it cannot be read.
-pub async fn run(context: &Context, args: &args::Explain) -> Result<Exit, Failure> {
+pub(super) async fn run(context: &Context, args: &args::Explain) -> Result<Exit, Failure> {
     let (source, target, subject) = words(args)?;
     let ledger = context.look_up(source, target, args.ledger.as_deref()).await?;
     let subject = subject.to_str().ok_or_else(|| {

@@ -14,7 +14,7 @@ use crate::failure::{Exit, Failure};
 ///
 /// # Errors
 /// [`MIGRATOR_LOG`] cannot be understood.
-pub fn start(global: &Global, env: &Env, output: &Output) -> Result<(), Failure> {
+pub(super) fn start(global: &Global, env: &Env, output: &Output) -> Result<(), Failure> {
     let filter = match &env.log {
         Some(directives) => EnvFilter::try_new(directives).map_err(|error| {
             Failure::new(Exit::Config, format!("{MIGRATOR_LOG} cannot be understood: {error}"))

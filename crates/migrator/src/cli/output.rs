@@ -12,11 +12,11 @@ use crate::progress::Event;
 use crate::quantity::show_text;
 
 /// Version of the JSON events; grows when a field changes its meaning or goes.
-pub const EVENTS_VERSION: u32 = 1;
+pub(super) const EVENTS_VERSION: u32 = 1;
 
 /// A handle on standard output and standard error. A clone shares them.
 #[derive(Clone, Debug)]
-pub struct Output {
+pub(super) struct Output {
     bars: MultiProgress,
     json: bool,
     quiet: bool,
@@ -49,61 +49,51 @@ struct ErrorBody<'f> {
 
 impl Output {
     /// Makes the handle; with `json`, standard output takes events only.
-    pub fn new(json: bool, quiet: bool) -> Self {
+    pub(super) fn new(json: bool, quiet: bool) -> Self {
         let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(8));
         Self { bars, json, quiet, lines: Arc::default() }
     }
 
-    /// Returns whether standard output takes events only.
-    pub fn is_json(&self) -> bool {
-        self.json
-    }
-
-    /// Returns whether notices and progress are not wanted.
-    pub fn is_quiet(&self) -> bool {
-        self.quiet
-    }
-
     /// Returns whether somebody may be looking at standard error.
-    pub fn is_terminal(&self) -> bool {
+    pub(super) fn is_terminal(&self) -> bool {
         io::stderr().is_terminal()
     }
 
     /// Returns where bars are drawn.
-    pub fn bars(&self) -> &MultiProgress {
+    pub(super) fn bars(&self) -> &MultiProgress {
         &self.bars
     }
 
     /// Writes a text to standard output, unless that takes events only.
-    pub fn text(&self, text: &str) {
+    pub(super) fn text(&self, text: &str) {
         if !self.json {
             self.out(text.as_bytes());
         }
     }
 
     /// Writes an event to standard output, if that takes events.
-    pub fn event(&self, event: &str, body: &impl Serialize) {
+    pub(super) fn event(&self, event: &str, body: &impl Serialize) {
         if self.json {
             self.json_line(&Line { v: EVENTS_VERSION, event, body });
         }
     }
 
     /// Writes something that happened in a run to standard output, if that takes events.
-    pub fn run_event(&self, event: &Event<'_>) {
+    pub(super) fn run_event(&self, event: &Event<'_>) {
         if self.json {
             self.json_line(&RunLine { v: EVENTS_VERSION, event });
         }
     }
 
     /// Writes one line to standard error, unless notices are not wanted.
-    pub fn note(&self, line: &str) {
+    pub(super) fn note(&self, line: &str) {
         if !self.quiet {
             self.err(format!("{}\n", show_text(line)).as_bytes());
         }
     }
 
     /// Tells a failure: to people on standard error, and as an event where events are wanted.
-    pub fn failure(&self, failure: &Failure) {
+    pub(super) fn failure(&self, failure: &Failure) {
         let mut text = format!("error: {}\n", show_text(&failure.message));
         for cause in &failure.causes {
             text.push_str(&format!("  caused by: {}\n", show_text(cause)));
@@ -117,7 +107,7 @@ impl Output {
     }
 
     /// Writes bytes to standard error as they are; for lines that are escaped already.
-    pub fn err(&self, bytes: &[u8]) {
+    pub(super) fn err(&self, bytes: &[u8]) {
         let _one = self.one_line();
         // There is nowhere to tell that standard error is gone.
         self.bars.suspend(|| drop(io::stderr().lock().write_all(bytes)));

@@ -32,7 +32,7 @@ struct PlanBody<'p> {
 /// # Errors
 /// The source or the ledger cannot be read to its end. Entries that a copy would fail on are told, and exit with
 /// [`Exit::SomeFailed`].
-pub async fn run(context: &Context, args: &args::Plan) -> Result<Exit, Failure> {
+pub(super) async fn run(context: &Context, args: &args::Plan) -> Result<Exit, Failure> {
     let settings = context.settings(None, &args.which);
     let filter = filter(&settings)?;
     let (migration, _) = context.migration(&args.pair, None)?;

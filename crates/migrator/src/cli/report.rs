@@ -13,7 +13,7 @@ use crate::report::{Report, files, text};
 ///
 /// # Errors
 /// There is no such run; the report cannot be made or written.
-pub async fn run(context: &Context, args: &args::Report) -> Result<Exit, Failure> {
+pub(super) async fn run(context: &Context, args: &args::Report) -> Result<Exit, Failure> {
     let args::Lookup { source, target, ledger } = &args.lookup;
     let ledger = context.look_up(source.as_deref(), target.as_deref(), ledger.as_deref()).await?;
     let run = args.run.map(RunId);

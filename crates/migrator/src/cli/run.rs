@@ -13,7 +13,7 @@ use crate::report::{Report, files, text};
 
 /// The last event of a run.
 #[derive(Serialize)]
-pub struct SummaryBody<'r> {
+pub(super) struct SummaryBody<'r> {
     /// Of the process.
     pub exit_code: u8,
     /// As `report.json` has it.
@@ -25,7 +25,7 @@ pub struct SummaryBody<'r> {
 ///
 /// # Errors
 /// The run could not go on; the report cannot be made or written.
-pub async fn conclude(
+pub(super) async fn conclude(
     context: &Context,
     job: Job,
     storages: [Opened; 2],
@@ -65,7 +65,7 @@ pub async fn conclude(
 }
 
 /// Returns the latest run of a ledger; nothing where it has none or cannot be asked.
-pub async fn latest(ledger: &dyn Ledger) -> Option<RunId> {
+pub(super) async fn latest(ledger: &dyn Ledger) -> Option<RunId> {
     ledger.run(None).await.ok().flatten().map(|run| run.id)
 }
 

@@ -9,13 +9,13 @@ use crate::cli::output::Output;
 use crate::failure::{Exit, Failure};
 
 /// Longest time from the first signal to the end of the process.
-pub const LIMIT: Duration = Duration::from_secs(10);
+pub(super) const LIMIT: Duration = Duration::from_secs(10);
 
 /// Listens from now on; cancels `stop` at the first signal.
 ///
 /// # Errors
 /// The signals cannot be listened to.
-pub fn listen(stop: CancellationToken, output: Output) -> Result<(), Failure> {
+pub(super) fn listen(stop: CancellationToken, output: Output) -> Result<(), Failure> {
     let failed = |error| Failure::internal(format!("cannot listen to signals: {error}"));
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;

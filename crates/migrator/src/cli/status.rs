@@ -27,7 +27,7 @@ struct StatusBody<'s> {
 ///
 /// # Errors
 /// There is no ledger, or it cannot be read.
-pub async fn run(context: &Context, args: &args::Lookup) -> Result<Exit, Failure> {
+pub(super) async fn run(context: &Context, args: &args::Lookup) -> Result<Exit, Failure> {
     let ledger =
         context.look_up(args.source.as_deref(), args.target.as_deref(), args.ledger.as_deref()).await?;
     let run = ledger.run(None).await?;

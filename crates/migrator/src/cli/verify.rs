@@ -17,7 +17,11 @@ use crate::ledger::sqlite::OpenMode;
 ///
 /// # Errors
 /// Whatever keeps the audit from its end; findings do not.
-pub async fn run(context: &Context, args: &args::Verify, stop: CancellationToken) -> Result<Exit, Failure> {
+pub(super) async fn run(
+    context: &Context,
+    args: &args::Verify,
+    stop: CancellationToken,
+) -> Result<Exit, Failure> {
     let settings = context.settings(Some(&args.pace), &args.which);
     let filter = filter(&settings)?;
     let (migration, report) = context.migration(&args.pair, args.report.as_deref())?;
@@ -25,10 +29,11 @@ pub async fn run(context: &Context, args: &args::Verify, stop: CancellationToken
     let source = context.open(&migration.source, Side::Source, Access::ReadOnly).await?;
     let target = context.open(&migration.target, Side::Target, Access::ReadOnly).await?;
 
-    let mut options = VerifyOptions::default();
-    options.read_back = args.read_back;
-    options.concurrency = settings.concurrency;
-    options.bandwidth = settings.bandwidth;
+    let options = VerifyOptions {
+        read_back: args.read_back,
+        concurrency: settings.concurrency,
+        bandwidth: settings.bandwidth,
+    };
     let mut job = Job::new(Arc::clone(&source.storage), Arc::clone(&target.storage), ledger);
     job.filter = filter;
     job.progress = progress(context.output.clone());

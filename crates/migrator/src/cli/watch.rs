@@ -23,7 +23,7 @@ const MAX_NAMED: u64 = 50;
 
 /// How a run is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Style {
+pub(super) enum Style {
     /// Two bars on a terminal.
     Bars,
     /// A line every 5 seconds.
@@ -36,7 +36,7 @@ pub enum Style {
 
 impl Style {
     /// Chooses the style.
-    pub fn of(global: &Global, terminal: bool) -> Self {
+    pub(super) fn of(global: &Global, terminal: bool) -> Self {
         match (global.json, global.no_progress || global.quiet, terminal) {
             (true, true, _) | (false, true, _) => Self::Nothing,
             (true, false, _) => Self::Events,
@@ -55,7 +55,7 @@ impl Style {
 }
 
 /// Makes the numbers of a run, whose events go to `output`.
-pub fn progress(output: Output) -> Progress {
+pub(super) fn progress(output: Output) -> Progress {
     let named = AtomicU64::new(0);
     Progress::with_sink(move |event| {
         output.run_event(event);
@@ -81,21 +81,21 @@ pub fn progress(output: Output) -> Progress {
 
 /// A run that is being shown.
 #[derive(Debug)]
-pub struct Watch {
+pub(super) struct Watch {
     over: CancellationToken,
     task: JoinHandle<()>,
 }
 
 impl Watch {
     /// Shows the numbers until [`finish`](Self::finish).
-    pub fn start(output: &Output, progress: &Progress, style: Style) -> Self {
+    pub(super) fn start(output: &Output, progress: &Progress, style: Style) -> Self {
         let over = CancellationToken::new();
         let task = tokio::spawn(show(output.clone(), progress.clone(), style, over.clone()));
         Self { over, task }
     }
 
     /// Shows the last numbers and takes the bars away.
-    pub async fn finish(self) {
+    pub(super) async fn finish(self) {
         self.over.cancel();
         if let Err(error) = self.task.await {
             tracing::warn!(%error, "the progress was not shown to its end");

@@ -370,4 +370,4 @@ fn verdict(run: &RunRecord, sums: &Sums) -> Verdict {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;

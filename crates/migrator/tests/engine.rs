@@ -290,7 +290,10 @@ async fn a_file_gone_from_the_source_stays_in_the_target() {
     // Told once, and known again when it comes back.
     assert_eq!(bench.outcomes(&bench.copy().await).await, BTreeMap::new());
     bench.put("a", bytes(3, 10)).await;
-    assert_eq!(bench.outcomes(&bench.copy().await).await, BTreeMap::from([("a".to_owned(), Outcome::Copied)]));
+    assert_eq!(
+        bench.outcomes(&bench.copy().await).await,
+        BTreeMap::from([("a".to_owned(), Outcome::Copied)])
+    );
     bench.assert_equal().await;
 }
 

@@ -2,6 +2,7 @@
 //! tags, no checksums). Between them every branch of what a server can or cannot do is taken.
 
 #![cfg(feature = "s3")]
+#![expect(clippy::print_stderr, reason = "seeds, cases and what was found are for whoever reads a failure")]
 
 #[path = "s3/common.rs"]
 mod common;

@@ -4,6 +4,10 @@
 //! compare-and-set along [`item::next`](crate::item::next): a change that finds the file in a state it cannot
 //! happen in is [`Recorded::Stale`], a value and not an error.
 
+#[cfg(test)]
+mod conformance;
+pub mod sqlite;
+
 use std::collections::BTreeMap;
 use std::fmt;
 

@@ -1,10 +1,15 @@
 //! The migrator: moves files between any two storages, verified, resumable, reported.
 
+pub mod cli;
+pub mod config;
 pub mod engine;
+pub mod failure;
 pub mod item;
 pub mod ledger;
 pub mod plan;
 pub mod progress;
+pub mod quantity;
+pub mod report;
 pub mod scan;
 pub mod transfer;
 pub mod verify;

@@ -56,7 +56,6 @@ pub(super) fn list(
     .boxed()
 }
 
-#[expect(clippy::large_enum_variant, reason = "one per listing, and it becomes the other at once")]
 enum Coming {
     /// Nothing was asked for yet.
     First(Walk),
@@ -224,7 +223,9 @@ impl Walk {
 
     fn read(&self, directory: &File, level: &mut Level, batch: &mut Batch) -> Result<(), Errno> {
         let mut id = self.path.clone();
-        for entry in Dir::read_from(directory)? {
+        let handle =
+            directory.try_clone().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        for entry in Dir::new(handle)? {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
             if matches!(name, b"." | b"..") || (self.path.is_empty() && name == RESERVED.as_bytes()) {

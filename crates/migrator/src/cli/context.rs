@@ -1,0 +1,269 @@
+//! What every command starts from: configuration, places, the ledger's path, opened storages.
+
+use std::ffi::OsStr;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use s3_server::{RunningServer, Server, ServerConfig};
+use storage_core::backend::local::{Durability, LocalConfig, LocalStorage};
+use storage_core::backend::s3::S3Config;
+use storage_core::error::Error;
+use storage_core::layer::limit::LimitConfig;
+use storage_core::stack::{self, BackendConfig, LayersConfig, StackConfig};
+use storage_core::storage::{Access, FileStorage};
+
+use crate::cli::args;
+use crate::cli::endpoint::Endpoint;
+use crate::cli::output::Output;
+use crate::cli::place::{AwsEnv, Place, check_apart, ledger_name, resolve_missing};
+use crate::config::env::Env;
+use crate::config::{Config, Settings};
+use crate::failure::{Exit, Failure, Side};
+use crate::ledger::Binding;
+use crate::ledger::sqlite::{OpenMode, SqliteLedger};
+use crate::quantity::show_name;
+use crate::scan::Filter;
+
+/// What every command starts from.
+#[derive(Debug)]
+pub(super) struct Context {
+    /// Standard output and standard error.
+    pub output: Output,
+    /// Options of every command.
+    pub global: args::Global,
+    /// What the environment says.
+    pub env: Env,
+    /// What the configuration file says.
+    pub config: Config,
+}
+
+/// Source, target and ledger of a migration.
+#[derive(Clone, Debug)]
+pub(super) struct Migration {
+    /// Where files are read.
+    pub source: Place,
+    /// Where files are copied to.
+    pub target: Place,
+    /// The ledger.
+    pub ledger: PathBuf,
+}
+
+impl Migration {
+    /// Returns the texts that the ledger knows the two places by.
+    pub(super) fn binding(&self) -> Binding {
+        Binding { source: self.source.binding(), target: self.target.binding() }
+    }
+}
+
+/// A storage, and the server behind it where there is one.
+#[derive(Debug)]
+pub(super) struct Opened {
+    /// With its layers.
+    pub storage: Arc<dyn FileStorage>,
+    server: Option<RunningServer>,
+}
+
+impl Opened {
+    /// Stops the server behind the storage.
+    pub(super) async fn close(self) {
+        drop(self.storage);
+        if let Some(server) = self.server {
+            server.shutdown().await;
+        }
+    }
+}
+
+impl Context {
+    /// Finds out what SOURCE and TARGET are and where their ledger is, and refuses what is not safe.
+    ///
+    /// # Errors
+    /// An address that means nothing, a missing source, a place inside another.
+    pub(super) fn migration(
+        &self,
+        pair: &args::Pair,
+        report: Option<&Path>,
+    ) -> Result<(Migration, Option<PathBuf>), Failure> {
+        let source = self.place(&pair.source, Side::Source)?;
+        let target = self.place(&pair.target, Side::Target)?;
+        let ledger = match &pair.ledger {
+            Some(path) => resolved(path, "ledger")?,
+            None => self.default_ledger(&source, &target)?,
+        };
+        let report = report.map(|path| resolved(path, "report")).transpose()?;
+        check_apart(&source, &target, Some(&ledger), report.as_deref())?;
+        Ok((Migration { source, target, ledger }, report))
+    }
+
+    /// Finds the ledger that a command looks at.
+    ///
+    /// # Errors
+    /// As for [`migration`](Self::migration).
+    pub(super) fn ledger_path(
+        &self,
+        source: Option<&OsStr>,
+        target: Option<&OsStr>,
+        ledger: Option<&Path>,
+    ) -> Result<PathBuf, Failure> {
+        if let Some(path) = ledger {
+            return resolved(path, "ledger");
+        }
+        match (source, target) {
+            (Some(source), Some(target)) => {
+                // The source of an old migration may be gone: its ledger still tells.
+                let source = self.place(source, Side::Target)?;
+                let target = self.place(target, Side::Target)?;
+                self.default_ledger(&source, &target)
+            }
+            _ => Err(Failure::new(Exit::Usage, "neither SOURCE and TARGET nor --ledger")
+                .with_hint("name the migration by both its storages, or by its ledger")),
+        }
+    }
+
+    /// Opens the ledger that a command looks at, without locking or changing it.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be read.
+    pub(super) async fn look_up(
+        &self,
+        source: Option<&OsStr>,
+        target: Option<&OsStr>,
+        ledger: Option<&Path>,
+    ) -> Result<SqliteLedger, Failure> {
+        let path = self.ledger_path(source, target, ledger)?;
+        Ok(SqliteLedger::open_read_only(&path).await?)
+    }
+
+    /// Opens the ledger of a run, and locks it.
+    ///
+    /// # Errors
+    /// It is in use, belongs to another pair, or cannot be opened.
+    pub(super) async fn open_ledger(
+        &self,
+        migration: &Migration,
+        mode: OpenMode,
+    ) -> Result<SqliteLedger, Failure> {
+        Ok(SqliteLedger::open(&migration.ledger, &migration.binding(), mode).await?)
+    }
+
+    /// Opens a storage with its layers.
+    ///
+    /// # Errors
+    /// It cannot be used.
+    pub(super) async fn open(&self, place: &Place, side: Side, access: Access) -> Result<Opened, Failure> {
+        self.open_place(place, side, access).await.map_err(|error| Failure::storage(side, &error))
+    }
+
+    async fn open_place(&self, place: &Place, side: Side, access: Access) -> Result<Opened, Error> {
+        let name = side.to_string();
+        match place {
+            Place::Directory { path, relaxed } => {
+                let mut config = LocalConfig::new(path).with_name(name).with_access(access);
+                if *relaxed {
+                    config = config.with_durability(Durability::Relaxed);
+                }
+                if access == Access::ReadWrite {
+                    config = config.with_create_root();
+                }
+                Ok(Opened { storage: self.build(BackendConfig::Local(config)).await?, server: None })
+            }
+            Place::S3(s3) => {
+                let mut config =
+                    S3Config::new(&s3.bucket).with_prefix(&s3.prefix).with_name(name).with_access(access);
+                for endpoint in &s3.endpoints {
+                    config = config.with_endpoint(endpoint);
+                }
+                if let Some(region) = &s3.region {
+                    config = config.with_region(region);
+                }
+                if let Some(profile) = &s3.profile {
+                    config = config.with_profile(profile);
+                }
+                if let Some(path_style) = s3.path_style {
+                    config = config.with_path_style(path_style);
+                }
+                Ok(Opened { storage: self.build(BackendConfig::S3(config)).await?, server: None })
+            }
+            Place::Embedded { path } => {
+                let config = LocalConfig::new(path).with_name("embedded").with_create_root();
+                let behind = Arc::new(LocalStorage::open(config).await?);
+                let config =
+                    ServerConfig::new().with_bucket(EMBEDDED_BUCKET, behind).with_random_credentials();
+                let server = Server::bind(config, ([127, 0, 0, 1], 0).into()).await.map_err(|error| {
+                    Error::new(storage_core::error::ErrorKind::Unavailable, storage_core::error::Op::Open)
+                        .with_storage("embedded")
+                        .with_message("the embedded server cannot listen on the loopback interface")
+                        .with_source(error)
+                })?;
+                let server = server.spawn();
+                let config = S3Config::new(EMBEDDED_BUCKET)
+                    .with_name(name)
+                    .with_access(access)
+                    .with_endpoint(server.endpoint())
+                    .with_region(server.region())
+                    .with_static_credentials(server.access_key(), server.secret_key());
+                let storage = self.build(BackendConfig::S3(config)).await?;
+                Ok(Opened { storage, server: Some(server) })
+            }
+        }
+    }
+
+    async fn build(&self, backend: BackendConfig) -> Result<Arc<dyn FileStorage>, Error> {
+        let mut layers = LayersConfig::default();
+        // The engine bounds what is in flight; this bound is never the narrower one.
+        layers.limit = LimitConfig::default().with_concurrency(LAYER_CONCURRENCY);
+        stack::build(StackConfig::new(backend).with_layers(layers)).await
+    }
+
+    /// Returns the options of a run: the command line's, else the configuration file's.
+    pub(super) fn settings(&self, pace: Option<&args::Pace>, which: &args::Which) -> Settings {
+        let mut settings = self.config.settings.clone();
+        if let Some(pace) = pace {
+            settings.concurrency = pace.concurrency.or(settings.concurrency);
+            settings.bandwidth = pace.bandwidth.or(settings.bandwidth);
+        }
+        if !which.include.is_empty() {
+            settings.include.clone_from(&which.include);
+        }
+        if !which.exclude.is_empty() {
+            settings.exclude.clone_from(&which.exclude);
+        }
+        settings
+    }
+
+    fn place(&self, text: &OsStr, side: Side) -> Result<Place, Failure> {
+        let endpoint = Endpoint::parse(text, |name| self.config.storages.contains_key(name))
+            .map_err(|error| Failure::new(Exit::Usage, format!("{side}: {error}")).with_hint(error.hint))?;
+        Place::of(endpoint, side, &self.config, &AwsEnv::of_process())
+    }
+
+    fn default_ledger(&self, source: &Place, target: &Place) -> Result<PathBuf, Failure> {
+        let binding = Binding { source: source.binding(), target: target.binding() };
+        let directory = self.env.ledger_directory().ok_or_else(|| {
+            Failure::new(Exit::Config, "there is no place for the ledger: HOME is not set")
+                .with_hint("name one with --ledger PATH, or set STATE_DIRECTORY")
+        })?;
+        resolved(&directory.join(ledger_name(&binding)), "ledger")
+    }
+}
+
+/// Returns the filter of a run.
+///
+/// # Errors
+/// A pattern cannot be understood.
+pub(super) fn filter(settings: &Settings) -> Result<Filter, Failure> {
+    Ok(Filter::from_globs(&settings.include, &settings.exclude)?)
+}
+
+const EMBEDDED_BUCKET: &str = "files";
+
+/// Twice the greatest `--concurrency`: a file may be read from its storage while something is asked of it.
+const LAYER_CONCURRENCY: NonZeroU32 = NonZeroU32::new(512).unwrap();
+
+fn resolved(path: &Path, what: &str) -> Result<PathBuf, Failure> {
+    resolve_missing(path).map_err(|error| {
+        let shown = show_name(&path.to_string_lossy());
+        Failure::new(Exit::Config, format!("the {what} {shown} cannot be looked at: {error}"))
+            .with_hint("check the owner and mode of the directories above it")
+    })
+}

@@ -1,0 +1,172 @@
+//! `migrator explain`
+
+use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
+
+use serde::Serialize;
+use storage_core::id::FileId;
+use storage_core::storage::Verified;
+
+use crate::cli::args;
+use crate::cli::context::Context;
+use crate::failure::{Exit, Failure};
+use crate::item::State;
+use crate::ledger::{FileRecord, Ledger, Outcome, OutcomeRecord, RunId};
+use crate::quantity::{show_count, show_name, show_size, show_text};
+
+#[derive(Serialize)]
+struct ExplainBody<'e> {
+    subject: &'e str,
+    file: Option<FileBody<'e>>,
+    history: Vec<HistoryBody<'e>>,
+}
+
+#[derive(Serialize)]
+struct FileBody<'e> {
+    state: State,
+    size: u64,
+    digest: Option<String>,
+    source_version: &'e str,
+    target_version: Option<&'e str>,
+    verified: Option<Verified>,
+    attempts: u32,
+    error: Option<&'e str>,
+    open_upload: bool,
+    parts_stored: usize,
+    run: RunId,
+    updated: jiff::Timestamp,
+}
+
+#[derive(Serialize)]
+struct HistoryBody<'e> {
+    run: RunId,
+    #[serde(flatten)]
+    outcome: &'e OutcomeRecord,
+}
+
+/// Tells everything the ledger knows of one file. Exits with 0 also where it knows nothing: that is the answer.
+///
+/// # Errors
+/// There is no ledger, or it cannot be read.
+pub(super) async fn run(context: &Context, args: &args::Explain) -> Result<Exit, Failure> {
+    let (source, target, subject) = words(args)?;
+    let ledger = context.look_up(source, target, args.ledger.as_deref()).await?;
+    let subject = subject.to_str().ok_or_else(|| {
+        Failure::new(Exit::Usage, "the ID is not UTF-8, so it is no file's name here")
+            .with_hint("entries whose name is not UTF-8 are in files.csv with odd bytes escaped")
+    })?;
+    // An entry that could not be a file has a journal and no row.
+    let (row, parts) = match FileId::parse(subject) {
+        Ok(id) => (ledger.file(&id).await?, ledger.parts(&id).await?.len()),
+        Err(_) => (None, 0),
+    };
+    let history = ledger.history(subject).await?;
+    let body = ExplainBody {
+        subject,
+        file: row.as_ref().map(|row| file(row, parts)),
+        history: history.iter().map(|(run, outcome)| HistoryBody { run: *run, outcome }).collect(),
+    };
+    context.output.event("explain", &body);
+    context.output.text(&human(subject, row.as_ref(), parts, &history));
+    Ok(Exit::Ok)
+}
+
+fn words(args: &args::Explain) -> Result<(Option<&OsStr>, Option<&OsStr>, &OsStr), Failure> {
+    let words: Vec<&OsStr> = args.words.iter().map(OsString::as_os_str).collect();
+    match (words.as_slice(), &args.ledger) {
+        ([source, target, id], _) => Ok((Some(source), Some(target), id)),
+        ([id], Some(_)) => Ok((None, None, id)),
+        _ => Err(Failure::new(Exit::Usage, "explain takes SOURCE TARGET ID, or --ledger PATH and ID")
+            .with_hint("migrator help explain")),
+    }
+}
+
+fn file(row: &FileRecord, parts: usize) -> FileBody<'_> {
+    FileBody {
+        state: row.state,
+        size: row.size,
+        digest: row.digest.map(|digest| digest.to_string()),
+        source_version: row.source_version.as_str(),
+        target_version: row.target_version.as_ref().map(|version| version.as_str()),
+        verified: row.verified,
+        attempts: row.attempts,
+        error: row.error.as_deref(),
+        open_upload: row.ticket.is_some(),
+        parts_stored: parts,
+        run: row.run,
+        updated: row.updated,
+    }
+}
+
+fn human(
+    subject: &str,
+    row: Option<&FileRecord>,
+    parts: usize,
+    history: &[(RunId, OutcomeRecord)],
+) -> String {
+    let mut text = String::new();
+    let mut line = |arguments: std::fmt::Arguments<'_>| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{arguments}");
+    };
+    line(format_args!("{}", show_name(subject)));
+    match row {
+        None if history.is_empty() => line(format_args!("  the ledger does not know it")),
+        None => line(format_args!("  the ledger has no file of this name")),
+        Some(row) => {
+            line(format_args!("  {}: {}", row.state, in_words(row.state)));
+            line(format_args!("  size      {} ({} bytes)", show_size(row.size), row.size));
+            if let Some(digest) = &row.digest {
+                line(format_args!("  sha256    {digest}"));
+            }
+            line(format_args!("  verified  {}", verified(row.verified)));
+            if row.ticket.is_some() {
+                let parts = u64::try_from(parts).unwrap_or(u64::MAX);
+                line(format_args!(
+                    "  upload    open, {} stored: the next copy goes on with it",
+                    show_count(parts, "part")
+                ));
+            }
+            if row.attempts > 1 {
+                line(format_args!("  attempts  {} since it was last verified", row.attempts));
+            }
+            if let Some(error) = &row.error {
+                line(format_args!("  error     {}", show_text(error)));
+            }
+            line(format_args!("  changed   in run {}, {:.0}", row.run, row.updated));
+        }
+    }
+    if !history.is_empty() {
+        line(format_args!("\nhistory (runs in which it was unchanged are not noted)"));
+        for (run, told) in history {
+            let detail = told.detail.as_deref().unwrap_or(&told.reason);
+            let colon = if detail.is_empty() { "" } else { ": " };
+            let by = match (told.outcome, told.verified) {
+                (Outcome::Copied, Some(by)) => format!(", verified {}", verified(Some(by))),
+                _ => String::new(),
+            };
+            let (outcome, at) = (told.outcome.as_str(), told.at);
+            line(format_args!("  {at:.0}  run {run}: {outcome}{by}{colon}{}", show_text(detail)));
+        }
+    }
+    text
+}
+
+const fn in_words(state: State) -> &'static str {
+    match state {
+        State::Copying => "a copy was begun and has not ended",
+        State::Copied => "the target has it, nobody has compared its bytes yet",
+        State::Verified => "the target's bytes were compared with the source's and are right",
+        State::Failed => "the last attempt failed; the next copy tries again",
+        State::Damaged => "an audit found the target's copy missing or different; the next copy repairs it",
+        State::Gone => "the source no longer has it; the target's copy stays",
+    }
+}
+
+const fn verified(by: Option<Verified>) -> &'static str {
+    match by {
+        Some(Verified::Backend) => "by the target, which refuses wrong bytes",
+        Some(Verified::ReadBack) => "by reading every byte back",
+        Some(Verified::No) | None => "not yet",
+    }
+}

@@ -1,0 +1,152 @@
+//! `migrator plan`
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+use storage_core::storage::{Access, Capabilities};
+
+use crate::cli::args;
+use crate::cli::context::{Context, Migration, Opened, filter};
+use crate::cli::place::Place;
+use crate::engine;
+use crate::failure::{Exit, Failure, Side};
+use crate::ledger::sqlite::SqliteLedger;
+use crate::ledger::{Binding, Count, Ledger, LedgerError};
+use crate::plan::Summary;
+use crate::quantity::{show_count, show_name, show_size, show_text};
+
+#[derive(Serialize)]
+struct PlanBody<'p> {
+    pair: &'p Binding,
+    /// Where it is, or would be.
+    ledger: &'p str,
+    ledger_exists: bool,
+    to_copy: Count,
+    #[serde(flatten)]
+    summary: &'p Summary,
+    target: &'p Capabilities,
+}
+
+/// Says what a copy would do.
+///
+/// # Errors
+/// The source or the ledger cannot be read to its end. Entries that a copy would fail on are told, and exit with
+/// [`Exit::SomeFailed`].
+pub(super) async fn run(context: &Context, args: &args::Plan) -> Result<Exit, Failure> {
+    let settings = context.settings(None, &args.which);
+    let filter = filter(&settings)?;
+    let (migration, _) = context.migration(&args.pair, None)?;
+    let ledger = existing_ledger(&migration).await?;
+    let source = context.open(&migration.source, Side::Source, Access::ReadOnly).await?;
+    let (target, stand_in) = open_target(context, &migration).await?;
+    let capabilities = target.storage.capabilities();
+
+    let rows = ledger.as_ref().map(|ledger| ledger as &dyn Ledger);
+    let summary = engine::plan(&*source.storage, &capabilities, rows, &filter, args.list).await;
+    source.close().await;
+    target.close().await;
+    drop(stand_in);
+    let summary = summary?;
+
+    let location = migration.ledger.to_string_lossy();
+    let binding = migration.binding();
+    context.output.text(&human(&summary, &binding, &location, ledger.is_some()));
+    context.output.event(
+        "plan",
+        &PlanBody {
+            pair: &binding,
+            ledger: &location,
+            ledger_exists: ledger.is_some(),
+            to_copy: summary.to_copy(),
+            summary: &summary,
+            target: &capabilities,
+        },
+    );
+    Ok(if summary.failed.is_empty() { Exit::Ok } else { Exit::SomeFailed })
+}
+
+async fn existing_ledger(migration: &Migration) -> Result<Option<SqliteLedger>, Failure> {
+    let ledger = match SqliteLedger::open_read_only(&migration.ledger).await {
+        Ok(ledger) => ledger,
+        Err(LedgerError::Missing { .. }) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let asked = migration.binding();
+    if *ledger.binding() != asked {
+        let location = ledger.location().to_owned();
+        return Err(LedgerError::OtherPair { location, found: ledger.binding().clone(), asked }.into());
+    }
+    Ok(Some(ledger))
+}
+
+/// Opens the target for reading only. A directory that is not there yet is not made: a temporary one stands in,
+/// as all that is asked of it is what a directory can hold.
+async fn open_target(
+    context: &Context,
+    migration: &Migration,
+) -> Result<(Opened, Option<tempfile::TempDir>), Failure> {
+    let missing = migration.target.directory().is_some_and(|path| !path.exists());
+    if !missing {
+        let access = match &migration.target {
+            // What the embedded server can do is known only after it has been tried; it leaves nothing behind.
+            Place::Embedded { .. } => Access::ReadWrite,
+            _ => Access::ReadOnly,
+        };
+        return Ok((context.open(&migration.target, Side::Target, access).await?, None));
+    }
+    let stand_in = tempfile::tempdir()
+        .map_err(|error| Failure::new(Exit::Config, format!("cannot make a temporary directory: {error}")))?;
+    let path = stand_in.path().to_owned();
+    let place = match &migration.target {
+        Place::Embedded { .. } => Place::Embedded { path },
+        _ => Place::Directory { path, relaxed: true },
+    };
+    Ok((context.open(&place, Side::Target, Access::ReadWrite).await?, Some(stand_in)))
+}
+
+fn human(summary: &Summary, binding: &Binding, ledger: &str, ledger_exists: bool) -> String {
+    let mut text = String::new();
+    let mut line = |arguments: std::fmt::Arguments<'_>| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{arguments}");
+    };
+    let total = summary.to_copy();
+    line(format_args!("plan: {}, {} to copy", show_count(total.files, "file"), show_size(total.bytes)));
+    line(format_args!("  from    {}", show_text(&binding.source)));
+    line(format_args!("  to      {}", show_text(&binding.target)));
+    let first = if ledger_exists { "" } else { " (none yet: everything is new)" };
+    line(format_args!("  ledger  {}{first}", show_name(ledger)));
+    line(format_args!(""));
+    for (decision, count) in &summary.files {
+        let name = serde_json::to_value(decision);
+        let name = name.as_ref().ok().and_then(|name| name.as_str()).unwrap_or("other");
+        line(format_args!("  {name:<11}{:>9}  {:>11}", count.files, show_size(count.bytes)));
+    }
+    for (name, counts) in [("would be skipped", &summary.skipped), ("would fail", &summary.failed)] {
+        if !counts.is_empty() {
+            line(format_args!("\n{name}"));
+            for (reason, files) in counts {
+                line(format_args!("  {files:>9}  {}", show_text(reason)));
+            }
+        }
+    }
+    for (count, what) in [
+        (summary.excluded, "left out by the filter"),
+        (summary.gone, "in the ledger and gone from the source: their copies stay"),
+        (summary.unseen, "in the ledger and in a part of the source that cannot be read"),
+    ] {
+        if count.files > 0 {
+            line(format_args!("\n{}, {}, {what}", show_count(count.files, "file"), show_size(count.bytes)));
+        }
+    }
+    if !summary.listed.is_empty() {
+        line(format_args!("\nentries"));
+        for entry in &summary.listed {
+            let detail = entry.detail.as_deref().unwrap_or(&entry.reason);
+            let (outcome, name) = (entry.outcome.as_str(), show_name(&entry.subject));
+            line(format_args!("  {outcome:<8} {name}: {}", show_text(detail)));
+        }
+    }
+    line(format_args!("\nnothing was changed"));
+    text
+}

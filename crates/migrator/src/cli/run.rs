@@ -1,0 +1,91 @@
+//! What copy and verify share: from the opened pair to the report and the exit code.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::cli::context::{Context, Opened};
+use crate::engine::{Ended, EngineError, Job};
+use crate::failure::{Exit, Failure};
+use crate::ledger::{Ledger, RunId};
+use crate::report::{Report, files, text};
+
+/// The last event of a run.
+#[derive(Serialize)]
+pub(super) struct SummaryBody<'r> {
+    /// Of the process.
+    pub exit_code: u8,
+    /// As `report.json` has it.
+    #[serde(flatten)]
+    pub report: &'r Report,
+}
+
+/// Ends a run: tells its report from the ledger, whatever the run itself thinks, and returns the exit code.
+///
+/// # Errors
+/// The run could not go on; the report cannot be made or written.
+pub(super) async fn conclude(
+    context: &Context,
+    job: Job,
+    storages: [Opened; 2],
+    before: Option<RunId>,
+    ended: Result<Ended, EngineError>,
+    directory: Option<&Path>,
+) -> Result<Exit, Failure> {
+    let ledger = Arc::clone(&job.ledger);
+    drop(job);
+    let (run, failure) = match ended {
+        Ok(ended) => (Some(ended.run), None),
+        // Where the run had begun, what it did before it broke off is in the ledger, and is told.
+        Err(error) => {
+            let latest = latest(&*ledger).await.filter(|latest| Some(*latest) != before);
+            (latest, Some(Failure::from(error)))
+        }
+    };
+    let told = match run {
+        Some(run) => {
+            tell(context, &*ledger, run, directory, failure.as_ref().map(|failure| failure.exit)).await
+        }
+        None => Ok(Exit::Internal),
+    };
+    for storage in storages {
+        storage.close().await;
+    }
+    match failure {
+        Some(failure) => {
+            // The first failure is the one to act on.
+            if let Err(second) = told {
+                context.output.note(&format!("besides: {second}"));
+            }
+            Err(failure)
+        }
+        None => told,
+    }
+}
+
+/// Returns the latest run of a ledger; nothing where it has none or cannot be asked.
+pub(super) async fn latest(ledger: &dyn Ledger) -> Option<RunId> {
+    ledger.run(None).await.ok().flatten().map(|run| run.id)
+}
+
+async fn tell(
+    context: &Context,
+    ledger: &dyn Ledger,
+    run: RunId,
+    directory: Option<&Path>,
+    exit: Option<Exit>,
+) -> Result<Exit, Failure> {
+    let report = match directory {
+        Some(directory) => files::write(ledger, Some(run), directory).await?,
+        None => Report::of(ledger, Some(run)).await?,
+    };
+    let exit = exit.unwrap_or_else(|| report.result.into());
+    context.output.text(&text::human(&report));
+    if let Some(directory) = directory {
+        let shown = crate::quantity::show_name(&directory.to_string_lossy());
+        context.output.text(&format!("report: {shown}\n"));
+    }
+    context.output.event("summary", &SummaryBody { exit_code: exit.code(), report: &report });
+    Ok(exit)
+}

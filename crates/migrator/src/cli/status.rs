@@ -1,0 +1,124 @@
+//! `migrator status`
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use crate::cli::args;
+use crate::cli::context::Context;
+use crate::failure::{Exit, Failure};
+use crate::item::State;
+use crate::ledger::{Binding, Count, Ledger, RunEnd, RunKind, RunRecord};
+use crate::quantity::{show_count, show_name, show_size, show_text};
+
+#[derive(Serialize)]
+struct StatusBody<'s> {
+    pair: &'s Binding,
+    ledger: &'s str,
+    run: Option<&'s RunRecord>,
+    states: &'s BTreeMap<State, Count>,
+    verified: Count,
+    left: Count,
+    orphaned_uploads: usize,
+}
+
+/// Shows where a migration stands.
+///
+/// # Errors
+/// There is no ledger, or it cannot be read.
+pub(super) async fn run(context: &Context, args: &args::Lookup) -> Result<Exit, Failure> {
+    let ledger =
+        context.look_up(args.source.as_deref(), args.target.as_deref(), args.ledger.as_deref()).await?;
+    let run = ledger.run(None).await?;
+    let states = ledger.state_counts().await?;
+    let orphans = ledger.orphans().await?.len();
+    let (verified, left) = (count(&states, &[State::Verified]), count(&states, &LEFT));
+    context.output.event(
+        "status",
+        &StatusBody {
+            pair: ledger.binding(),
+            ledger: ledger.location(),
+            run: run.as_ref(),
+            states: &states,
+            verified,
+            left,
+            orphaned_uploads: orphans,
+        },
+    );
+    context.output.text(&human(&ledger, run.as_ref(), &states, orphans));
+    Ok(Exit::Ok)
+}
+
+/// States in which the next copy has something to do.
+const LEFT: [State; 4] = [State::Copying, State::Copied, State::Failed, State::Damaged];
+
+fn count(states: &BTreeMap<State, Count>, of: &[State]) -> Count {
+    of.iter().filter_map(|state| states.get(state)).fold(Count::default(), |sum, count| Count {
+        files: sum.files + count.files,
+        bytes: sum.bytes + count.bytes,
+    })
+}
+
+fn human(
+    ledger: &dyn Ledger,
+    run: Option<&RunRecord>,
+    states: &BTreeMap<State, Count>,
+    orphans: usize,
+) -> String {
+    let mut text = String::new();
+    let mut line = |arguments: std::fmt::Arguments<'_>| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{arguments}");
+    };
+    line(format_args!("from    {}", show_text(&ledger.binding().source)));
+    line(format_args!("to      {}", show_text(&ledger.binding().target)));
+    line(format_args!("ledger  {}", show_name(ledger.location())));
+    match run {
+        None => line(format_args!("run     none yet")),
+        Some(run) => {
+            let kind = match run.kind {
+                RunKind::Copy => "copy",
+                RunKind::Verify => "verify",
+            };
+            let end = match run.end {
+                None => "is running, or was killed",
+                Some(RunEnd::Complete) => "complete",
+                Some(RunEnd::Interrupted) => "interrupted",
+                Some(RunEnd::Aborted) => "broke off",
+            };
+            let when = run.finished.unwrap_or(run.started);
+            line(format_args!("run     {} ({kind}), {end}, {when:.0}", run.id));
+            let tally = &run.tally;
+            line(format_args!(
+                "        {} planned, {} unchanged, {} sent",
+                show_count(tally.planned, "entry").replace("entrys", "entries"),
+                tally.unchanged,
+                show_size(tally.bytes_sent)
+            ));
+            if !run.scan_complete && run.end.is_some() {
+                line(format_args!("        the source was not seen as a whole"));
+            }
+        }
+    }
+    line(format_args!(""));
+    for (state, count) in states.iter().filter(|(_, count)| count.files > 0) {
+        line(format_args!("  {:<9}{:>9}  {:>11}", state.as_str(), count.files, show_size(count.bytes)));
+    }
+    let left = count(states, &LEFT);
+    match left.files {
+        0 => line(format_args!("\nnothing is left of what the latest scan has seen")),
+        files => line(format_args!(
+            "\nleft: {}, {}; `migrator copy` goes on with them",
+            show_count(files, "file"),
+            show_size(left.bytes)
+        )),
+    }
+    if orphans > 0 {
+        line(format_args!(
+            "{} nobody will finish; `migrator copy` and `migrator cleanup` discard them",
+            show_count(u64::try_from(orphans).unwrap_or(u64::MAX), "upload")
+        ));
+    }
+    text
+}

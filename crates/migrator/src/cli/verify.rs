@@ -1,0 +1,48 @@
+//! `migrator verify`
+
+use std::sync::Arc;
+
+use storage_core::storage::Access;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::args;
+use crate::cli::context::{Context, filter};
+use crate::cli::run::{conclude, latest};
+use crate::cli::watch::{Style, Watch, progress};
+use crate::engine::{self, Job, VerifyOptions};
+use crate::failure::{Exit, Failure, Side};
+use crate::ledger::sqlite::OpenMode;
+
+/// Compares source, ledger and target.
+///
+/// # Errors
+/// Whatever keeps the audit from its end; findings do not.
+pub(super) async fn run(
+    context: &Context,
+    args: &args::Verify,
+    stop: CancellationToken,
+) -> Result<Exit, Failure> {
+    let settings = context.settings(Some(&args.pace), &args.which);
+    let filter = filter(&settings)?;
+    let (migration, report) = context.migration(&args.pair, args.report.as_deref())?;
+    let ledger = Arc::new(context.open_ledger(&migration, OpenMode::Existing).await?);
+    let source = context.open(&migration.source, Side::Source, Access::ReadOnly).await?;
+    let target = context.open(&migration.target, Side::Target, Access::ReadOnly).await?;
+
+    let options = VerifyOptions {
+        read_back: args.read_back,
+        concurrency: settings.concurrency,
+        bandwidth: settings.bandwidth,
+    };
+    let mut job = Job::new(Arc::clone(&source.storage), Arc::clone(&target.storage), ledger);
+    job.filter = filter;
+    job.progress = progress(context.output.clone());
+    job.stop = stop;
+
+    let before = latest(&*job.ledger).await;
+    let style = Style::of(&context.global, context.output.is_terminal());
+    let watch = Watch::start(&context.output, &job.progress, style);
+    let ended = engine::verify(&job, &options).await;
+    watch.finish().await;
+    conclude(context, job, [source, target], before, ended, report.as_deref()).await
+}

@@ -1,0 +1,311 @@
+//! Showing a run while it goes on: bars on a terminal, a line every few seconds elsewhere, events for programs.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::args::Global;
+use crate::cli::output::Output;
+use crate::progress::{Event, Progress, Snapshot};
+use crate::quantity::{show_duration, show_name, show_size, show_text};
+use crate::report::is_problem;
+
+/// Rates are over the last so many seconds: long enough to be calm, short enough to follow.
+const WINDOW: Duration = Duration::from_secs(15);
+
+/// Failed files that are named while the run goes on; the report has all of them.
+const MAX_NAMED: u64 = 50;
+
+/// How a run is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Style {
+    /// Two bars on a terminal.
+    Bars,
+    /// A line every 5 seconds.
+    Lines,
+    /// A `progress` event every second.
+    Events,
+    /// Not at all.
+    Nothing,
+}
+
+impl Style {
+    /// Chooses the style.
+    pub(super) fn of(global: &Global, terminal: bool) -> Self {
+        match (global.json, global.no_progress || global.quiet, terminal) {
+            (true, true, _) | (false, true, _) => Self::Nothing,
+            (true, false, _) => Self::Events,
+            (false, false, true) => Self::Bars,
+            (false, false, false) => Self::Lines,
+        }
+    }
+
+    const fn period(self) -> Duration {
+        match self {
+            Self::Bars => Duration::from_millis(200),
+            Self::Lines | Self::Nothing => Duration::from_secs(5),
+            Self::Events => Duration::from_secs(1),
+        }
+    }
+}
+
+/// Makes the numbers of a run, whose events go to `output`.
+pub(super) fn progress(output: Output) -> Progress {
+    let named = AtomicU64::new(0);
+    Progress::with_sink(move |event| {
+        output.run_event(event);
+        match event {
+            Event::File { subject, outcome, reason, .. } if is_problem(*outcome) => {
+                let before = named.fetch_add(1, Ordering::Relaxed);
+                if before < MAX_NAMED {
+                    let reason =
+                        if reason.is_empty() { String::new() } else { format!(": {}", show_text(reason)) };
+                    output.note(&format!("{}: {}{reason}", outcome.as_str(), show_name(subject)));
+                } else if before == MAX_NAMED {
+                    output.note("more files follow that are not named here: the report has all of them");
+                }
+            }
+            Event::Retry { subject, attempt, detail } => {
+                tracing::info!(file = %show_name(subject), attempt, detail = %show_text(detail), "tried again");
+            }
+            Event::Notice { message } => output.note(message),
+            _ => {}
+        }
+    })
+}
+
+/// A run that is being shown.
+#[derive(Debug)]
+pub(super) struct Watch {
+    over: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Watch {
+    /// Shows the numbers until [`finish`](Self::finish).
+    pub(super) fn start(output: &Output, progress: &Progress, style: Style) -> Self {
+        let over = CancellationToken::new();
+        let task = tokio::spawn(show(output.clone(), progress.clone(), style, over.clone()));
+        Self { over, task }
+    }
+
+    /// Shows the last numbers and takes the bars away.
+    pub(super) async fn finish(self) {
+        self.over.cancel();
+        if let Err(error) = self.task.await {
+            tracing::warn!(%error, "the progress was not shown to its end");
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct ProgressBody<'s> {
+    elapsed_seconds: f64,
+    bytes_per_second: Option<u64>,
+    eta_seconds: Option<u64>,
+    #[serde(flatten)]
+    numbers: &'s Snapshot,
+}
+
+async fn show(output: Output, progress: Progress, style: Style, over: CancellationToken) {
+    if style == Style::Nothing {
+        return;
+    }
+    let bars = (style == Style::Bars).then(|| Bars::new(&output));
+    let began = Instant::now();
+    let mut meter = Meter::default();
+    let mut ticks = tokio::time::interval(style.period());
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // The first tick comes at once, when there is nothing to show.
+    ticks.tick().await;
+    loop {
+        let last = tokio::select! {
+            () = over.cancelled() => true,
+            _ = ticks.tick() => false,
+        };
+        let numbers = progress.snapshot();
+        let pace = meter.measure(began.elapsed(), &numbers);
+        match (style, &bars) {
+            (Style::Bars, Some(bars)) => bars.show(&numbers, &pace),
+            (Style::Events, _) => {
+                output.event(
+                    "progress",
+                    &ProgressBody {
+                        elapsed_seconds: began.elapsed().as_secs_f64(),
+                        bytes_per_second: pace.rate,
+                        eta_seconds: pace.left.map(|left| left.as_secs()),
+                        numbers: &numbers,
+                    },
+                );
+            }
+            // The summary follows: a last line would say the same.
+            (Style::Lines, _) if !last => output.note(&line(began.elapsed(), &numbers, &pace)),
+            _ => {}
+        }
+        if last {
+            break;
+        }
+    }
+    if let Some(bars) = bars {
+        bars.clear();
+    }
+}
+
+struct Bars {
+    files: ProgressBar,
+    bytes: ProgressBar,
+}
+
+impl Bars {
+    fn new(output: &Output) -> Self {
+        let style = |name: &str| {
+            ProgressStyle::with_template(&format!("{name} [{{bar:28}}] {{msg}}"))
+                .unwrap_or_else(|_| ProgressStyle::default_bar())
+                .progress_chars("=> ")
+        };
+        let bar = |name| output.bars().add(ProgressBar::new(0)).with_style(style(name));
+        Self { files: bar("files"), bytes: bar("bytes") }
+    }
+
+    fn show(&self, numbers: &Snapshot, pace: &Pace) {
+        let [files, bytes] = messages(numbers, pace);
+        self.files.set_length(numbers.planned.max(1));
+        self.files.set_position(numbers.done);
+        self.files.set_message(files);
+        self.bytes.set_length(numbers.planned_bytes.max(1));
+        self.bytes.set_position(moved(numbers));
+        self.bytes.set_message(bytes);
+    }
+
+    fn clear(&self) {
+        self.files.finish_and_clear();
+        self.bytes.finish_and_clear();
+    }
+}
+
+/// Bytes dealt with, those of files in flight included as far as they are known.
+fn moved(numbers: &Snapshot) -> u64 {
+    numbers.done_bytes.max(numbers.bytes_sent.min(numbers.planned_bytes))
+}
+
+fn messages(numbers: &Snapshot, pace: &Pace) -> [String; 2] {
+    // While the scan goes on, the totals grow.
+    let more = if numbers.scan_done == 0 { "+" } else { "" };
+    let mut files = format!("{}/{}{more}", numbers.done, numbers.planned);
+    for (number, word) in [
+        (numbers.unchanged, "unchanged"),
+        (numbers.skipped, "skipped"),
+        (numbers.failed, "failed"),
+        (numbers.retries, "tried again"),
+        (numbers.active, "in work"),
+    ] {
+        if number > 0 {
+            files.push_str(&format!(", {number} {word}"));
+        }
+    }
+    let mut bytes = format!("{}/{}{more}", show_size(moved(numbers)), show_size(numbers.planned_bytes));
+    if let Some(rate) = pace.rate {
+        bytes.push_str(&format!(", {}/s", show_size(rate)));
+    }
+    if let Some(left) = pace.left {
+        bytes.push_str(&format!(", {} left", show_duration(left)));
+    }
+    [files, bytes]
+}
+
+fn line(elapsed: Duration, numbers: &Snapshot, pace: &Pace) -> String {
+    let [files, bytes] = messages(numbers, pace);
+    format!("{}: files {files}; {bytes}", show_duration(elapsed))
+}
+
+/// How fast, and how long yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Pace {
+    /// Bytes per second; nothing before the second look.
+    rate: Option<u64>,
+    /// Nothing while the scan goes on, or nothing moves.
+    left: Option<Duration>,
+}
+
+/// Keeps what was moved at which time, over [`WINDOW`]. Pure: the clock is passed in.
+#[derive(Debug, Default)]
+struct Meter {
+    looks: VecDeque<(Duration, u64)>,
+}
+
+impl Meter {
+    fn measure(&mut self, now: Duration, numbers: &Snapshot) -> Pace {
+        let done = moved(numbers);
+        while self.looks.len() > 1
+            && self.looks.get(1).is_some_and(|(at, _)| now.saturating_sub(*at) >= WINDOW)
+        {
+            self.looks.pop_front();
+        }
+        let first = self.looks.front().copied();
+        self.looks.push_back((now, done));
+        let Some((at, was)) = first else { return Pace::default() };
+        let millis = u64::try_from(now.saturating_sub(at).as_millis()).unwrap_or(u64::MAX).max(1);
+        let rate = done.saturating_sub(was).saturating_mul(1000) / millis;
+        let left = numbers.planned_bytes.saturating_sub(done);
+        let left = (numbers.scan_done > 0 && rate > 0).then(|| Duration::from_secs(left / rate));
+        Pace { rate: Some(rate), left }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(planned_bytes: u64, done_bytes: u64, scanned: bool) -> Snapshot {
+        let progress = Progress::new();
+        progress.planned(planned_bytes);
+        progress.unchanged(done_bytes);
+        if scanned {
+            progress.scan_done();
+        }
+        progress.snapshot()
+    }
+
+    #[test]
+    fn no_time_is_promised_while_the_total_grows_or_nothing_moves() {
+        let second = Duration::from_secs;
+        let mut meter = Meter::default();
+        assert_eq!(meter.measure(second(0), &numbers(1000, 0, false)), Pace::default());
+        assert_eq!(
+            meter.measure(second(1), &numbers(1000, 100, false)),
+            Pace { rate: Some(100), left: None }
+        );
+        let pace = meter.measure(second(2), &numbers(1000, 200, true));
+        assert_eq!(pace, Pace { rate: Some(100), left: Some(second(8)) });
+        for at in 3..40 {
+            meter.measure(second(at), &numbers(1000, 200, true));
+        }
+        assert_eq!(meter.measure(second(40), &numbers(1000, 200, true)), Pace { rate: Some(0), left: None });
+        assert!(meter.looks.len() < 20, "{}", meter.looks.len());
+    }
+
+    #[test]
+    fn a_clock_that_stands_still_divides_by_nothing() {
+        let mut meter = Meter::default();
+        meter.measure(Duration::ZERO, &numbers(10, 0, true));
+        assert!(meter.measure(Duration::ZERO, &numbers(10, 10, true)).rate.is_some());
+    }
+
+    #[test]
+    fn a_line_says_everything_in_one_line() {
+        let progress = Progress::new();
+        for _ in 0..3 {
+            progress.planned(1 << 20);
+        }
+        progress.unchanged(1 << 20);
+        progress.outcome("a\nb", crate::ledger::Outcome::Failed, "denied", Some(1 << 20));
+        let text =
+            line(Duration::from_secs(65), &progress.snapshot(), &Pace { rate: Some(2048), left: None });
+        assert_eq!(text, "1m 05s: files 2/3+, 1 unchanged, 1 failed; 2.0 MiB/3.0 MiB+, 2.0 KiB/s");
+    }
+}

@@ -1,0 +1,1 @@
+INSERT INTO binding (one, source, target, created) VALUES (1, :source, :target, :at)

@@ -1,0 +1,10 @@
+UPDATE files SET
+    state            = :state,
+    upload           = NULL,
+    upload_part_size = NULL,
+    upload_started   = NULL,
+    error            = NULL,
+    run              = :run,
+    updated          = :at
+WHERE id = :id AND instr(:sources, '|' || state || '|') > 0
+RETURNING size, digest

@@ -1,0 +1,1 @@
+DELETE FROM orphans WHERE id = :id AND upload = :upload

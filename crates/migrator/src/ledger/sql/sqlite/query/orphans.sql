@@ -1,0 +1,1 @@
+SELECT id, upload, part_size, started FROM orphans ORDER BY id, upload

@@ -1,0 +1,1 @@
+UPDATE runs SET finished = :at, ended = :ended WHERE finished IS NULL

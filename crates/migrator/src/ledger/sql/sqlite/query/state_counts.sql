@@ -1,0 +1,1 @@
+SELECT state, count(*), sum(size) FROM files GROUP BY state

@@ -1,0 +1,216 @@
+//! Connections that read, and the queries on them. A page is a short transaction of its own, so that the log
+//! can be put back while someone reads on.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use rusqlite::{Connection, OptionalExtension, Params, Row, named_params};
+use storage_core::id::FileId;
+use storage_core::storage::{PartReceipt, UploadTicket};
+use tokio::sync::Semaphore;
+
+use super::connection::{View, open_reader};
+use super::failure::Failure;
+use super::{rows, sql};
+use crate::item::State;
+use crate::ledger::{
+    Count, FileFilter, FileRecord, LedgerError, Outcome, OutcomeRecord, Result, RunId, RunRecord,
+};
+
+/// Rows that a stream reads ahead: some hundred kilobytes.
+const PAGE: u32 = 1000;
+
+/// Connections at a time. Reads are short; more would only hold file descriptors.
+const CONNECTIONS: usize = 4;
+
+/// A small pool of reading connections, each used by one blocking thread at a time.
+#[derive(Debug)]
+pub(super) struct Readers {
+    path: PathBuf,
+    location: String,
+    view: View,
+    idle: Mutex<Vec<Connection>>,
+    permits: Arc<Semaphore>,
+}
+
+impl Readers {
+    /// Makes a pool that has no connection yet.
+    pub(super) fn new(path: PathBuf, location: String, view: View) -> Arc<Self> {
+        let permits = Arc::new(Semaphore::new(CONNECTIONS));
+        Arc::new(Self { path, location, view, idle: Mutex::default(), permits })
+    }
+
+    /// Closes the connections that nobody uses at the moment.
+    pub(super) fn close_idle(&self) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Puts a connection into the pool.
+    pub(super) fn put(&self, connection: Connection) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+    }
+
+    /// Names the ledger in a failure.
+    pub(super) fn name(&self, failure: Failure) -> LedgerError {
+        failure.into_error(&self.path, &self.location)
+    }
+
+    /// Runs a query on a thread that may block. Dropped, it finishes there unheard.
+    async fn read<T, Q>(self: &Arc<Self>, query: Q) -> Result<T>
+    where
+        T: Send + 'static,
+        Q: FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
+    {
+        let readers = Arc::clone(self);
+        let permit = Arc::clone(&self.permits).acquire_owned().await;
+        let task = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            let idle = readers.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let result = idle
+                .map_or_else(|| open_reader(&readers.path, readers.view), Ok)
+                .and_then(|connection| Ok((query(&connection)?, connection)));
+            match result {
+                Ok((value, connection)) => {
+                    readers.put(connection);
+                    Ok(value)
+                }
+                Err(failure) => Err(readers.name(failure)),
+            }
+        });
+        match task.await {
+            Ok(result) => result,
+            Err(error) => Err(self.name(Failure::Other(format!("a query did not end: {error}")))),
+        }
+    }
+
+    pub(super) async fn run(self: &Arc<Self>, run: Option<RunId>) -> Result<Option<RunRecord>> {
+        self.read(move |connection| {
+            let run = run.map(|run| run.0);
+            let mut statement = connection.prepare_cached(sql::RUN)?;
+            Ok(statement.query_row(named_params! { ":run": run }, rows::run).optional()?)
+        })
+        .await
+    }
+
+    pub(super) async fn runs(self: &Arc<Self>, limit: u32) -> Result<Vec<RunRecord>> {
+        self.read(move |connection| all(connection, sql::RUNS, named_params! { ":limit": limit }, rows::run))
+            .await
+    }
+
+    pub(super) async fn file(self: &Arc<Self>, id: &FileId) -> Result<Option<FileRecord>> {
+        let id = id.clone();
+        self.read(move |connection| {
+            let mut statement = connection.prepare_cached(sql::FILE)?;
+            Ok(statement.query_row(named_params! { ":id": id.as_str() }, rows::file).optional()?)
+        })
+        .await
+    }
+
+    pub(super) fn files(self: &Arc<Self>, filter: FileFilter) -> BoxStream<'static, Result<FileRecord>> {
+        let states = (!filter.states.is_empty()).then(|| rows::join_states(filter.states));
+        let after = filter.after.map_or_else(String::new, |id| id.as_str().to_owned());
+        self.pages(after, move |connection, after| {
+            let params = named_params! { ":after": after, ":states": states, ":limit": PAGE };
+            let page: Vec<FileRecord> = all(connection, sql::FILES_PAGE, params, rows::file)?;
+            let last = page.last().map(|file| file.id.as_str().to_owned());
+            Ok((page, last))
+        })
+    }
+
+    pub(super) fn outcomes(self: &Arc<Self>, run: RunId) -> BoxStream<'static, Result<OutcomeRecord>> {
+        self.pages(String::new(), move |connection, from| {
+            let params = named_params! { ":run": run.0, ":from": from, ":limit": PAGE };
+            let page: Vec<OutcomeRecord> = all(connection, sql::OUTCOMES_PAGE, params, rows::outcome_record)?;
+            // The least text behind another is that text and a NUL.
+            let next = page.last().map(|record| format!("{}\0", record.subject));
+            Ok((page, next))
+        })
+    }
+
+    /// Streams the rows of pages, each of which begins where the one before says; a short page is the last.
+    fn pages<T, Q>(self: &Arc<Self>, first: String, query: Q) -> BoxStream<'static, Result<T>>
+    where
+        T: Send + 'static,
+        Q: Fn(&Connection, &str) -> Result<(Vec<T>, Option<String>), Failure> + Send + Sync + 'static,
+    {
+        let readers = Arc::clone(self);
+        let query = Arc::new(query);
+        stream::try_unfold(Some(first), move |from| {
+            let readers = Arc::clone(&readers);
+            let query = Arc::clone(&query);
+            async move {
+                let Some(from) = from else { return Ok(None) };
+                let (page, next) = readers.read(move |connection| query(connection, &from)).await?;
+                let next = next.filter(|_| page.len() >= PAGE as usize);
+                Ok::<_, LedgerError>(Some((stream::iter(page.into_iter().map(Ok)), next)))
+            }
+        })
+        .try_flatten()
+        .boxed()
+    }
+
+    pub(super) async fn parts(self: &Arc<Self>, id: &FileId) -> Result<Vec<PartReceipt>> {
+        let id = id.clone();
+        self.read(move |connection| {
+            all(connection, sql::PARTS, named_params! { ":id": id.as_str() }, rows::part)
+        })
+        .await
+    }
+
+    pub(super) async fn orphans(self: &Arc<Self>) -> Result<Vec<UploadTicket>> {
+        self.read(|connection| all(connection, sql::ORPHANS, (), rows::orphan)).await
+    }
+
+    pub(super) async fn outcome_counts(self: &Arc<Self>, run: RunId) -> Result<BTreeMap<Outcome, Count>> {
+        self.read(move |connection| {
+            all(connection, sql::OUTCOME_COUNTS, named_params! { ":run": run.0 }, |row| {
+                Ok((rows::outcome(row)?, count(row)?))
+            })
+        })
+        .await
+    }
+
+    pub(super) async fn reason_counts(self: &Arc<Self>, run: RunId) -> Result<Vec<(Outcome, String, u64)>> {
+        self.read(move |connection| {
+            all(connection, sql::REASON_COUNTS, named_params! { ":run": run.0 }, |row| {
+                Ok((rows::outcome(row)?, row.get("reason")?, row.get::<_, i64>("number")?.unsigned_abs()))
+            })
+        })
+        .await
+    }
+
+    pub(super) async fn history(self: &Arc<Self>, subject: &str) -> Result<Vec<(RunId, OutcomeRecord)>> {
+        let subject = subject.to_owned();
+        self.read(move |connection| {
+            all(connection, sql::HISTORY, named_params! { ":subject": subject }, |row| {
+                Ok((RunId(row.get("run")?), rows::outcome_record(row)?))
+            })
+        })
+        .await
+    }
+
+    pub(super) async fn state_counts(self: &Arc<Self>) -> Result<BTreeMap<State, Count>> {
+        self.read(|connection| {
+            all(connection, sql::STATE_COUNTS, (), |row| Ok((rows::state(row)?, count(row)?)))
+        })
+        .await
+    }
+}
+
+/// Reads number and bytes from the second and third column.
+fn count(row: &Row<'_>) -> rusqlite::Result<Count> {
+    Ok(Count { files: row.get::<_, i64>(1)?.unsigned_abs(), bytes: row.get::<_, i64>(2)?.unsigned_abs() })
+}
+
+fn all<T, C: FromIterator<T>>(
+    connection: &Connection,
+    statement: &str,
+    params: impl Params,
+    read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+) -> Result<C, Failure> {
+    let mut statement = connection.prepare_cached(statement)?;
+    let rows = statement.query_map(params, read)?;
+    Ok(rows.collect::<rusqlite::Result<C>>()?)
+}

@@ -1,0 +1,48 @@
+//! The statements, each in its file. Parameters and columns go by name.
+
+/// Migrations in order: the n-th leads to schema version n. One that was released is never edited.
+pub(super) const MIGRATIONS: &[&str] = &[include_str!("../sql/sqlite/0001_ledger.sql")];
+
+macro_rules! statements {
+    ($($name:ident = $file:literal;)*) => {
+        $(pub(super) const $name: &str = include_str!(concat!("../sql/sqlite/query/", $file, ".sql"));)*
+
+        /// All statements.
+        #[cfg(test)]
+        pub(super) const ALL: &[&str] = &[$($name),*];
+    };
+}
+
+statements! {
+    BINDING = "binding";
+    BINDING_INSERT = "binding_insert";
+    CONFIRMED = "confirmed";
+    DAMAGED = "damaged";
+    FAILED = "failed";
+    FILE = "file";
+    FILES_PAGE = "files_page";
+    GONE = "gone";
+    HISTORY = "history";
+    INTEND = "intend";
+    JOURNAL = "journal";
+    ORPHANS = "orphans";
+    ORPHAN_FORGET = "orphan_forget";
+    ORPHAN_UPLOAD = "orphan_upload";
+    OUTCOMES_PAGE = "outcomes_page";
+    OUTCOME_COUNTS = "outcome_counts";
+    PARTS = "parts";
+    PARTS_FORGET = "parts_forget";
+    PART_STORED = "part_stored";
+    PUBLISHED = "published";
+    REASON_COUNTS = "reason_counts";
+    RUN = "run";
+    RUNS = "runs";
+    RUN_BEGIN = "run_begin";
+    RUN_CHECKPOINT = "run_checkpoint";
+    RUN_CLOSE_OPEN = "run_close_open";
+    RUN_FINISH = "run_finish";
+    RUN_IS_OPEN = "run_is_open";
+    STATE_COUNTS = "state_counts";
+    UPLOAD_BEGUN = "upload_begun";
+    UPLOAD_ENDED = "upload_ended";
+}

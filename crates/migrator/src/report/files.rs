@@ -1,0 +1,160 @@
+//! Writing a report: `report.json`, `files.csv` and `SHA256SUMS` in a directory.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, Permissions};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use storage_core::id::FileId;
+use storage_core::storage::Verified;
+use tempfile::NamedTempFile;
+
+use crate::ledger::{Ledger, Outcome, RunEnd, RunId, RunKind, RunRecord};
+use crate::report::rows::{Fate, Row, Rows, checksum_line};
+use crate::report::{Report, ReportError};
+
+/// The columns of `files.csv` (RFC 4180, UTF-8, with this line as its first).
+pub const COLUMNS: [&str; 8] =
+    ["id", "size", "sha256", "outcome", "verified_by", "attempts", "reason", "error"];
+
+/// Writes the report of a run, or of the latest, into `directory`, which is made when it is missing.
+///
+/// The three files appear under their names only when all of them are whole. Blocks the thread while it writes:
+/// it runs after a run, when nothing else does.
+///
+/// # Errors
+/// Those of [`Report::of`]; a file cannot be written; the rows do not add up to the sums.
+pub async fn write(ledger: &dyn Ledger, run: Option<RunId>, directory: &Path) -> Result<Report, ReportError> {
+    let report = Report::of(ledger, run).await?;
+    let missing = || ReportError::NoRun { location: ledger.location().to_owned(), run: Some(report.run.id) };
+    let record = ledger.run(Some(report.run.id)).await?.ok_or_else(missing)?;
+    fs::create_dir_all(directory).map_err(|source| ReportError::Io { path: directory.to_owned(), source })?;
+
+    let mut csv = csv::Writer::from_writer(Output::create(directory, "files.csv")?);
+    let csv_failed = |error: csv::Error| ReportError::Io {
+        path: directory.join("files.csv"),
+        source: io::Error::other(error),
+    };
+    csv.write_record(COLUMNS).map_err(csv_failed)?;
+    let mut checksums = Output::create(directory, "SHA256SUMS")?;
+    let mut counts = BTreeMap::<Fate, u64>::new();
+    let mut rows = Rows::new(ledger, record.clone());
+    while let Some(row) = rows.next().await? {
+        *counts.entry(row.fate).or_default() += 1;
+        write_row(&mut csv, &row).map_err(csv_failed)?;
+        if row.fate.is_good()
+            && let (Some(digest), Ok(id)) = (&row.digest, FileId::parse(row.subject.as_str()))
+        {
+            checksums.write_all(checksum_line(digest, &id).as_bytes()).map_err(checksums.failed())?;
+        }
+    }
+    check(&report, &record, &counts, ledger).await?;
+
+    let mut json = Output::create(directory, "report.json")?;
+    serde_json::to_writer_pretty(&mut json, &report).map_err(|error| json.failed()(error.into()))?;
+    json.write_all(b"\n").map_err(json.failed())?;
+    let csv = csv.into_inner().map_err(|error| ReportError::Io {
+        path: directory.join("files.csv"),
+        source: io::Error::other(error.to_string()),
+    })?;
+    let done = [csv.finish()?, checksums.finish()?, json.finish()?];
+    for (file, path) in done {
+        file.persist(&path).map_err(|error| ReportError::Io { path, source: error.error })?;
+    }
+    let synced = File::open(directory).and_then(|directory| directory.sync_all());
+    synced.map_err(|source| ReportError::Io { path: directory.to_owned(), source })?;
+    Ok(report)
+}
+
+/// Compares the rows with the sums, where both are final: of a run that saw everything and is the latest.
+async fn check(
+    report: &Report,
+    record: &RunRecord,
+    counts: &BTreeMap<Fate, u64>,
+    ledger: &dyn Ledger,
+) -> Result<(), ReportError> {
+    let latest = ledger.run(None).await?.is_some_and(|latest| latest.id == record.id);
+    if record.end != Some(RunEnd::Complete) || !latest {
+        return Ok(());
+    }
+    let calm = match record.kind {
+        RunKind::Copy => Outcome::Unchanged,
+        RunKind::Verify => Outcome::Matched,
+    };
+    let sums = &report.sums;
+    for (fate, counted) in [
+        (Fate::Outcome(calm), sums.unchanged.files),
+        (Fate::Outcome(Outcome::Copied), sums.copied.files),
+        (Fate::Outcome(Outcome::Skipped), sums.skipped.files),
+        (Fate::Outcome(Outcome::Failed), sums.failed.files),
+        (Fate::Unfinished, 0),
+    ] {
+        let rows = counts.get(&fate).copied().unwrap_or(0);
+        if rows != counted {
+            return Err(ReportError::Rows { run: record.id, outcome: fate.as_str(), rows, counted });
+        }
+    }
+    Ok(())
+}
+
+fn write_row(csv: &mut csv::Writer<Output>, row: &Row) -> csv::Result<()> {
+    let verified_by = match row.verified {
+        Some(Verified::Backend) => "backend",
+        Some(Verified::ReadBack) => "read_back",
+        Some(Verified::No) | None => "",
+    };
+    csv.write_record([
+        row.subject.as_str(),
+        &row.size.map(|size| size.to_string()).unwrap_or_default(),
+        &row.digest.map(|digest| digest.to_string()).unwrap_or_default(),
+        row.fate.as_str(),
+        verified_by,
+        &row.attempts.to_string(),
+        &row.reason,
+        row.detail.as_deref().unwrap_or_default(),
+    ])
+}
+
+/// A file that is being written beside its place.
+struct Output {
+    file: BufWriter<NamedTempFile>,
+    path: PathBuf,
+}
+
+impl Output {
+    fn create(directory: &Path, name: &str) -> Result<Self, ReportError> {
+        let path = directory.join(name);
+        // 0666 less the umask, as any file a tool writes; the default of temporary files is 0600.
+        let file = tempfile::Builder::new()
+            .prefix(&format!(".{name}."))
+            .permissions(Permissions::from_mode(0o666))
+            .tempfile_in(directory)
+            .map_err(|source| ReportError::Io { path: path.clone(), source })?;
+        Ok(Self { file: BufWriter::with_capacity(256 << 10, file), path })
+    }
+
+    fn failed(&self) -> impl FnOnce(io::Error) -> ReportError + use<> {
+        let path = self.path.clone();
+        move |source| ReportError::Io { path, source }
+    }
+
+    fn finish(self) -> Result<(NamedTempFile, PathBuf), ReportError> {
+        let failed = self.failed();
+        let finished = self.file.into_inner().map_err(io::IntoInnerError::into_error);
+        match finished.and_then(|file| file.as_file().sync_all().map(|()| file)) {
+            Ok(file) => Ok((file, self.path)),
+            Err(error) => Err(failed(error)),
+        }
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}

@@ -1,0 +1,120 @@
+//! A report as a reader on a terminal sees it. Pure.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use crate::ledger::{Count, RunKind};
+use crate::quantity::{show_count, show_duration, show_name, show_size, show_text};
+use crate::report::{Report, Verdict};
+
+/// Problems that are named; the rest is counted.
+const NAMED: usize = 10;
+
+/// Writes the summary, ending in a newline. Names are escaped.
+pub fn human(report: &Report) -> String {
+    let mut text = String::new();
+    let run = &report.run;
+    let kind = match run.kind {
+        RunKind::Copy => "copy",
+        RunKind::Verify => "verify",
+    };
+    let result = match report.result {
+        Verdict::Clean => "complete",
+        Verdict::SomeFailed => "complete, some files failed",
+        Verdict::Mismatch => "complete, the target is not what it should be",
+        Verdict::Interrupted => "interrupted, the same command continues",
+        Verdict::Aborted => "broke off, the same command continues",
+        Verdict::Running => "not ended",
+    };
+    let took = run.seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let took = took.map(|took| format!(" after {}", show_duration(took))).unwrap_or_default();
+    line(&mut text, format_args!("{kind} run {}: {result}{took}", run.id));
+    line(&mut text, format_args!("  from  {}", show_text(&report.pair.source)));
+    line(&mut text, format_args!("  to    {}", show_text(&report.pair.target)));
+    line(&mut text, format_args!(""));
+
+    let sums = &report.sums;
+    let unchanged = if run.kind == RunKind::Verify { "matched" } else { "unchanged" };
+    count(&mut text, "planned", sums.planned, true);
+    count(&mut text, "copied", sums.copied, run.kind == RunKind::Copy);
+    count(&mut text, unchanged, sums.unchanged, true);
+    count(&mut text, "skipped", sums.skipped, true);
+    count(&mut text, "failed", sums.failed, true);
+    let audit = run.kind == RunKind::Verify;
+    count(&mut text, "missing", sums.missing, audit);
+    count(&mut text, "different", sums.different, audit);
+    count(&mut text, "unverified", sums.unverified, audit);
+    count(&mut text, "outdated", sums.outdated, audit);
+    count(&mut text, "unfinished", sums.unfinished, false);
+    let beside = [
+        ("in the target only", sums.extra),
+        ("gone from the source", sums.gone),
+        ("in a part of the source that could not be read", sums.unseen),
+        ("left out by the filter", sums.excluded),
+    ];
+    for (what, sum) in beside.into_iter().filter(|(_, sum)| sum.files > 0) {
+        line(&mut text, format_args!("  besides: {}, {what}", show_count(sum.files, "file")));
+    }
+    if !run.scan_complete && run.end.is_some() {
+        line(&mut text, format_args!("  the source was not seen as a whole"));
+    }
+
+    if !report.reasons.is_empty() {
+        line(&mut text, format_args!("\nreasons"));
+        for reason in &report.reasons {
+            let word = show_text(&reason.reason);
+            line(&mut text, format_args!("  {:>9}  {}: {word}", reason.files, reason.outcome.as_str()));
+        }
+    }
+    if !report.problems.is_empty() {
+        line(&mut text, format_args!("\nproblems"));
+        for problem in report.problems.iter().take(NAMED) {
+            let detail = problem.detail.as_deref().unwrap_or(&problem.reason);
+            let colon = if detail.is_empty() { "" } else { ": " };
+            line(
+                &mut text,
+                format_args!(
+                    "  {:<10} {}{colon}{}",
+                    problem.outcome.as_str(),
+                    show_name(&problem.subject),
+                    show_text(detail)
+                ),
+            );
+        }
+        if report.problems.len() > NAMED {
+            line(&mut text, format_args!("  and more: files.csv of --report DIR has all of them"));
+        }
+    }
+    let work = &report.work;
+    let resumed = if work.parts_resumed > 0 {
+        format!(", {} resumed", show_count(work.parts_resumed, "part"))
+    } else {
+        String::new()
+    };
+    let retries = match work.retries {
+        0 => String::new(),
+        1 => ", 1 retry".to_owned(),
+        more => format!(", {more} retries"),
+    };
+    line(
+        &mut text,
+        format_args!(
+            "\nread {}, sent {}{resumed}{retries}",
+            show_size(work.bytes_read),
+            show_size(work.bytes_sent)
+        ),
+    );
+    text
+}
+
+fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "{arguments}");
+}
+
+fn count(text: &mut String, what: &str, count: Count, always: bool) {
+    if always || count.files > 0 {
+        let size = if count.bytes > 0 { format!("  {:>11}", show_size(count.bytes)) } else { String::new() };
+        line(text, format_args!("  {what:<11}{:>9}{size}", count.files));
+    }
+}

@@ -1,0 +1,24 @@
+//! Names of all metrics of this crate. Labels are bounded: `backend` is the configured name of a storage,
+//! `operation` an [`Op`](crate::error::Op), `outcome` and `reason` an [`ErrorKind`](crate::error::ErrorKind) or
+//! one of the words below, never an id or a path.
+
+/// Counter: operations that have ended, by `backend`, `operation` and `outcome`.
+pub const OPERATIONS: &str = "storage_operations_total";
+/// Histogram: seconds until the answer, by `backend`, `operation` and `outcome`; of a download until its first
+/// byte can be read, of a listing until its first file.
+pub const DURATION: &str = "storage_operation_duration_seconds";
+/// Counter: bytes of contents, by `backend` and `direction`.
+pub const BYTES: &str = "storage_bytes_total";
+/// Gauge: operations that are running, by `backend` and `operation`; a download until its body has ended.
+pub const INFLIGHT: &str = "storage_inflight_operations";
+/// Counter: attempts beyond the first, by `backend`, `operation` and `reason`.
+pub const RETRIES: &str = "storage_retries_total";
+
+/// Outcome of an operation that succeeded.
+pub const OK: &str = "ok";
+/// Outcome of an operation that its caller dropped.
+pub const DROPPED: &str = "dropped";
+/// Direction of an upload.
+pub const WRITE: &str = "write";
+/// Direction of a download.
+pub const READ: &str = "read";

@@ -6,6 +6,8 @@
 
 #[path = "s3/common.rs"]
 mod common;
+#[path = "s3/embedded.rs"]
+mod embedded;
 #[path = "s3/faults.rs"]
 mod faults;
 #[path = "s3/keys.rs"]
@@ -22,3 +24,4 @@ mod parts;
 use common::fixture_on_garage;
 
 storage_core::conformance!(garage_keeps_its_promises, fixture_on_garage);
+storage_core::conformance!(the_embedded_server_keeps_its_promises, embedded::fixture);

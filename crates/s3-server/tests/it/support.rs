@@ -31,6 +31,8 @@ pub(crate) enum Payload {
     Unsigned,
     /// Chunks without signatures and a trailer with this checksum.
     Trailer(&'static str, &'static str),
+    /// The same, with the trailer announced and not sent.
+    MissingTrailer(&'static str),
 }
 
 #[derive(Clone)]
@@ -152,12 +154,16 @@ impl Request {
         let hash = match self.payload {
             Payload::Signed => hex::encode(Sha256::digest(&self.body)),
             Payload::Unsigned => "UNSIGNED-PAYLOAD".to_owned(),
-            Payload::Trailer(name, value) => {
+            Payload::Trailer(name, _) | Payload::MissingTrailer(name) => {
                 let length = self.body.len();
                 let mut chunked = format!("{length:x}\r\n").into_bytes();
                 chunked.extend_from_slice(&self.body);
                 let end = if length > 0 { "\r\n0\r\n" } else { "\r\n" };
-                chunked.extend_from_slice(format!("{end}{name}:{value}\r\n\r\n").as_bytes());
+                chunked.extend_from_slice(end.as_bytes());
+                if let Payload::Trailer(_, value) = self.payload {
+                    chunked.extend_from_slice(format!("{name}:{value}\r\n").as_bytes());
+                }
+                chunked.extend_from_slice(b"\r\n");
                 self.body = chunked;
                 self.headers.insert("x-amz-decoded-content-length".into(), length.to_string());
                 self.headers.insert("x-amz-trailer".into(), name.into());

@@ -141,6 +141,10 @@ fn same(left: &Path, right: &Path) {
 
 async fn aws(local: bool) {
     let Some(client) = Client::new("aws", local).await else { return };
+    // The first version of awscli presigns with the old signature otherwise.
+    std::fs::create_dir(client.home.path().join(".aws")).unwrap();
+    let config = "[default]\ns3 =\n    signature_version = s3v4\n";
+    std::fs::write(client.home.path().join(".aws/config"), config).unwrap();
     let (from, to) = (tree(), tempfile::tempdir().unwrap());
     let (from_path, to_path) = (from.path().to_str().unwrap(), to.path().to_str().unwrap());
     client.ok(&["s3", "sync", "--no-progress", from_path, "s3://bucket/tree"]).await;

@@ -62,6 +62,9 @@ impl Front {
             None => Verdict::Serve,
         };
         let body = SharedBody::new(body);
+        // There is nothing to continue with, so no interim answer is sent; botocore then takes the status of
+        // this answer for that of the next one on the same connection, and waits for its end.
+        let close = parts.headers.contains_key(header::EXPECT) && hyper::body::Body::is_end_stream(&body);
         match verdict {
             Verdict::CloseBefore => return Err(Closed),
             Verdict::Answer(answer) => {
@@ -70,7 +73,10 @@ impl Front {
             }
             _ => {}
         }
-        let answer = self.serve(Request::from_parts(parts, body.clone())).await?;
+        let mut answer = self.serve(Request::from_parts(parts, body.clone())).await?;
+        if close {
+            answer.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+        }
         if answer.status().is_client_error() || answer.status().is_server_error() {
             // Nothing is lost when this takes too long: the connection is closed then.
             let _ = tokio::time::timeout(DRAIN_TIME, body.drain(DRAIN_BYTES)).await;

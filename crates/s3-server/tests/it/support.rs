@@ -138,6 +138,11 @@ impl Request {
         self
     }
 
+    /// Leaves it to the server to end the connection.
+    pub(crate) fn keep_alive(self) -> Self {
+        self.header("connection", "keep-alive")
+    }
+
     /// Announces more bytes than are sent, then ends the connection's sending side.
     pub(crate) fn announced(mut self, length: usize) -> Self {
         self.announced = Some(length);
@@ -243,7 +248,10 @@ pub(crate) async fn exchange(
     announced: Option<usize>,
 ) -> Option<Response> {
     let mut stream = TcpStream::connect(server.local_addr()).await.unwrap();
-    let mut head = format!("{method} {target} HTTP/1.1\r\nconnection: close\r\n");
+    let mut head = format!("{method} {target} HTTP/1.1\r\n");
+    if !headers.contains_key("connection") {
+        head.push_str("connection: close\r\n");
+    }
     if !headers.contains_key("host") {
         head.push_str(&format!("host: {}\r\n", server.local_addr()));
     }

@@ -183,7 +183,7 @@ fn a_copy_of_a_directory_is_told_to_people_and_to_programs() {
     let line = ["copy", "source", "target", "--report", "report", "--no-progress"];
     let filters = vec![
         (r"[^\s/]*--[^\s/]*-[0-9a-f]{8}\.sqlite", "LEDGER.sqlite"),
-        (r"after \d+s", "after TIME"),
+        (r"\(\d+s\)", "(TIME)"),
         (r"\d{4}-\d\d-\d\dT[0-9:.]+Z", "WHEN"),
         (r#""seconds":[0-9.e-]+"#, r#""seconds":SECONDS"#),
     ];

@@ -115,7 +115,8 @@ pub trait ResumableUpload: Send + Sync {
     fn limits(&self) -> PartLimits;
 
     /// Begins an upload. `options.when` is checked at [`finish`](Self::finish), not here. All parts but the
-    /// last will have `part_size` bytes.
+    /// last will have `part_size` bytes; 0, where [`limits`](Self::limits) allow it, says that the caller does
+    /// not know: the parts say it themselves, and uneven ones have no composite.
     ///
     /// # Errors
     /// [`InvalidInput`](ErrorKind::InvalidInput): a part size outside [`limits`](Self::limits).

@@ -1,6 +1,8 @@
 //! One test per promise of [`Ledger`](crate::ledger::Ledger), for every engine: `ledger_conformance!` makes
 //! the tests of one.
 
+pub(crate) mod model;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -13,6 +15,7 @@ use storage_core::id::FileId;
 use storage_core::metadata::Version;
 use storage_core::storage::{PartNumber, PartReceipt, UploadTicket, Verified};
 
+pub(crate) use self::model::random_changes_agree_with_the_model;
 use crate::item::{Event, State, next};
 use crate::ledger::{
     Change, Count, FileFilter, FileRecord, Ledger, LedgerError, Outcome, OutcomeRecord, Published, Recorded,
@@ -73,6 +76,7 @@ macro_rules! ledger_conformance {
             everything_recorded_is_there_when_opened_again,
             calls_at_the_same_time_are_each_answered,
             a_dropped_call_harms_nobody,
+            random_changes_agree_with_the_model,
         );
     };
     ($place:expr; $($test:ident),* $(,)?) => {

@@ -8,6 +8,7 @@ use s3s::dto::*;
 use s3s::{S3Error, S3ErrorCode, S3Response, S3Result};
 use storage_core::body::collect;
 use storage_core::checksum::Digest;
+use storage_core::error::ErrorKind;
 use storage_core::storage::{
     ByteRange, FileStorage, FinishOptions, PartNumber, PartReceipt, ResumableUpload, UploadTicket,
 };
@@ -64,7 +65,13 @@ impl Gateway {
         let described = attributes::read(&envelope.headers)?;
         // 0: an S3 client does not say how large its parts will be.
         let part_size = described.part_size.unwrap_or(0);
-        let ticket = resumable.begin(&id, part_size, described.options).await.map_err(error::inbound)?;
+        let begun = resumable.begin(&id, part_size, described.options).await;
+        let ticket = begun.map_err(|failed| match failed.kind() {
+            ErrorKind::InvalidInput if part_size == 0 && resumable.limits().min_part_size > 0 => {
+                error::not_implemented("a multipart upload to this storage without x-amz-meta-part-size")
+            }
+            _ => error::inbound(failed),
+        })?;
         let upload_id = upload_id::encode(&input.bucket, &input.key, &ticket.upload)?;
         // Told only where it is what will be kept: the composite of the parts' SHA-256.
         let sha256 = input.checksum_algorithm.filter(|one| one.as_str() == ChecksumAlgorithm::SHA256);
@@ -341,11 +348,6 @@ fn chosen(named: &[CompletedPart], held: &[PartReceipt]) -> S3Result<Vec<PartRec
     }
     if parts.iter().zip(1..).any(|(part, number)| part.number.get() != number) {
         return Err(error::not_implemented("leaving out part numbers"));
-    }
-    if let [first, between @ .., last] = parts.as_slice()
-        && (between.iter().any(|part| part.size != first.size) || last.size > first.size)
-    {
-        return Err(error::not_implemented("parts of different sizes, but for a smaller last one,"));
     }
     Ok(parts)
 }

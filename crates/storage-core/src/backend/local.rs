@@ -277,7 +277,9 @@ impl FileStorage for LocalStorage {
     }
 
     async fn presigned_url(&self, id: &FileId, _request: PresignRequest) -> Result<PresignedUrl> {
-        let error = Error::new(ErrorKind::Unsupported, Op::Presign).with_message("a directory has no URLs");
+        let error = self.root.check_id(id, Op::Presign).err().unwrap_or_else(|| {
+            Error::new(ErrorKind::Unsupported, Op::Presign).with_message("a directory has no URLs")
+        });
         Err(self.named(error, id))
     }
 

@@ -246,6 +246,19 @@ fn described(id: FileId, bytes: &Bytes, digest: Digest, options: &UploadOptions)
     metadata
 }
 
+/// Combines the digests of the parts. Where no part size was announced, that of the first part is meant; parts
+/// of uneven sizes have no composite that the bytes alone could be compared with.
+fn composite(announced: u64, parts: &[(u64, Digest)]) -> Option<CompositeDigest> {
+    let (&(last, _), rest) = parts.split_last()?;
+    let part_size = match (announced, rest.first()) {
+        (0, Some(&(first, _))) => first,
+        (0, None) => last.max(1),
+        _ => announced,
+    };
+    let even = rest.iter().all(|&(size, _)| size == part_size) && last <= part_size;
+    even.then(|| CompositeDigest::of_parts(part_size, parts.iter().map(|(_, digest)| digest)))
+}
+
 async fn digest_of(bytes: &Bytes) -> Digest {
     let mut hasher = Hasher::new();
     for (count, chunk) in bytes.chunks(HASH_CHUNK).enumerate() {
@@ -431,7 +444,7 @@ impl MemoryStorage {
         &self,
         ticket: &UploadTicket,
         parts: &[PartReceipt],
-    ) -> Result<Option<(UploadOptions, Vec<Part>)>> {
+    ) -> Result<Option<(UploadOptions, u64, Vec<Part>)>> {
         let state = self.lock();
         let Some(upload) = state.uploads.get(&ticket.upload).filter(|upload| upload.ticket.id == ticket.id)
         else {
@@ -451,7 +464,8 @@ impl MemoryStorage {
             let Some(part) = part else {
                 return Err(self.invalid_parts(ticket, format!("part {number} is not the one that is held")));
             };
-            if number as usize != parts.len() && part.bytes.len() as u64 != upload.ticket.part_size {
+            let announced = upload.ticket.part_size;
+            if number as usize != parts.len() && announced > 0 && part.bytes.len() as u64 != announced {
                 return Err(self.invalid_parts(
                     ticket,
                     format!("part {number} has {} bytes and is not the last", part.bytes.len()),
@@ -459,7 +473,7 @@ impl MemoryStorage {
             }
             gathered.push(part.clone());
         }
-        Ok(Some((upload.options.clone(), gathered)))
+        Ok(Some((upload.options.clone(), upload.ticket.part_size, gathered)))
     }
 
     /// Tells by what is stored whether an earlier finish of this ticket took place.
@@ -472,8 +486,9 @@ impl MemoryStorage {
         let missing = || self.no_such_upload(ticket, Op::FinishUpload);
         let state = self.lock();
         let metadata = &state.files.get(&ticket.id).ok_or_else(missing)?.metadata;
-        let digests: Option<Vec<Digest>> = parts.iter().map(|part| part.digest).collect();
-        let composite = digests.map(|digests| CompositeDigest::of_parts(ticket.part_size, &digests));
+        let known: Option<Vec<(u64, Digest)>> =
+            parts.iter().map(|part| part.digest.map(|digest| (part.size, digest))).collect();
+        let composite = known.and_then(|parts| composite(ticket.part_size, &parts));
         let same_parts = composite.is_some() && composite == metadata.composite;
         let same_whole = finish.digest.is_some() && finish.digest == metadata.digest;
         if !same_parts && !same_whole {
@@ -487,7 +502,8 @@ impl MemoryStorage {
 #[deny(clippy::missing_trait_methods)]
 impl ResumableUpload for MemoryStorage {
     fn limits(&self) -> PartLimits {
-        PartLimits { min_part_size: 1, ..PartLimits::S3 }
+        // 0: the caller does not know, and the parts say it themselves.
+        PartLimits { min_part_size: 0, ..PartLimits::S3 }
     }
 
     async fn begin(&self, id: &FileId, part_size: u64, options: UploadOptions) -> Result<UploadTicket> {
@@ -523,7 +539,11 @@ impl ResumableUpload for MemoryStorage {
         else {
             return Err(self.no_such_upload(ticket, Op::PutPart));
         };
-        if number.get() > limits.max_parts || bytes.len() as u64 > upload.ticket.part_size {
+        let most = match upload.ticket.part_size {
+            0 => limits.max_part_size,
+            announced => announced,
+        };
+        if number.get() > limits.max_parts || bytes.len() as u64 > most {
             return Err(self
                 .error(ErrorKind::InvalidInput, Op::PutPart, &ticket.id)
                 .with_message(format!("part {number} of {} bytes", bytes.len())));
@@ -548,10 +568,11 @@ impl ResumableUpload for MemoryStorage {
         finish: FinishOptions,
     ) -> Result<Receipt> {
         self.check_write(&ticket.id, Op::FinishUpload)?;
-        let Some((options, gathered)) = self.gather(ticket, parts)? else {
+        let Some((options, announced, gathered)) = self.gather(ticket, parts)? else {
             return self.finished_before(ticket, parts, &finish);
         };
-        let composite = CompositeDigest::of_parts(ticket.part_size, gathered.iter().map(|part| &part.digest));
+        let known: Vec<(u64, Digest)> =
+            gathered.iter().map(|part| (part.bytes.len() as u64, part.digest)).collect();
         let mut bytes = BytesMut::with_capacity(gathered.iter().map(|part| part.bytes.len()).sum());
         gathered.iter().for_each(|part| bytes.extend_from_slice(&part.bytes));
         let bytes = bytes.freeze();
@@ -560,7 +581,7 @@ impl ResumableUpload for MemoryStorage {
             self.check_digest(&ticket.id, given, digest, Op::FinishUpload)?;
         }
         let mut metadata = described(ticket.id.clone(), &bytes, digest, &options);
-        metadata.composite = Some(composite);
+        metadata.composite = composite(announced, &known);
         let mut state = self.lock();
         if !state.uploads.contains_key(&ticket.upload) {
             // Another finish or an abandon of this ticket was faster.

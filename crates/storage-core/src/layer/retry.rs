@@ -16,24 +16,26 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt};
 use tokio::time::Instant;
 
 use self::policy::{Budget, RetryConfig, delay};
+use self::resume::{Relisting, Resuming};
 use super::metered::names;
 use super::parts_of;
-use crate::body::{Body, ByteStream};
+use crate::body::Body;
 use crate::checksum::{CompositeDigest, Digest, Hasher, Verifier, VerifyingStream};
 use crate::error::{Effect, Error, ErrorKind, Op, Result};
 use crate::id::{FileId, Prefix};
-use crate::metadata::{FileMetadata, Version};
+use crate::metadata::FileMetadata;
 use crate::storage::{
-    ByteRange, Capabilities, Download, DownloadOptions, FileStorage, FinishOptions, ListOptions, PartLimits,
-    PartNumber, PartReceipt, Precondition, PresignRequest, PresignedUrl, Receipt, ResumableUpload,
-    UploadOptions, UploadTicket, Verified,
+    Capabilities, Download, DownloadOptions, FileStorage, FinishOptions, ListOptions, PartLimits, PartNumber,
+    PartReceipt, Precondition, PresignRequest, PresignedUrl, Receipt, ResumableUpload, UploadOptions,
+    UploadTicket, Verified,
 };
 
 pub mod policy;
+mod resume;
 
 /// Repeats the operations of a storage that failed for a while.
 ///
@@ -151,8 +153,13 @@ impl RetryStorage {
             match attempt().await {
                 Ok(receipt) => return Ok(receipt),
                 Err(error) if attempts.may_be_own(&error) => {
-                    // Where what is stored cannot be told, the first error is the news.
-                    return own().await.ok().flatten().ok_or_else(|| attempts.last(error));
+                    return match own().await {
+                        Ok(Some(receipt)) => Ok(receipt),
+                        Ok(None) => Err(attempts.last(error)),
+                        Err(gone) if gone.kind() == ErrorKind::NotFound => Err(attempts.last(error)),
+                        // "It exists" would be taken for "it is not yours", which nobody knows.
+                        Err(unknown) => Err(attempts.last(unknown.with_op(op))),
+                    };
                 }
                 Err(error) => attempts.after(error).await?,
             }
@@ -244,131 +251,6 @@ impl RetryStorage {
     }
 }
 
-/// A body that goes on where it broke off.
-struct Resuming {
-    inner: Arc<dyn FileStorage>,
-    attempts: Attempts,
-    id: FileId,
-    version: Version,
-    body: ByteStream,
-    position: u64,
-    end: u64,
-}
-
-impl Resuming {
-    /// Opens the rest.
-    async fn reopen(&mut self) -> Result<ByteStream> {
-        let options = DownloadOptions::default()
-            .with_range(ByteRange::Between(self.position, self.end))
-            .with_when(Precondition::Version(self.version.clone()));
-        match self.inner.download(&self.id, options).await {
-            Ok(download) => Ok(download.body),
-            Err(error) if error.kind() == ErrorKind::VersionMismatch => {
-                Err(Error::new(ErrorKind::SourceChanged, Op::Download)
-                    .with_id(&self.id)
-                    .with_storage(self.inner.name())
-                    .with_message("replaced after its body broke off")
-                    .with_source(error))
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn next(&mut self) -> Option<Result<Bytes>> {
-        let mut item = self.body.next().await;
-        loop {
-            let error = match item {
-                Some(Ok(piece)) => {
-                    self.position += piece.len() as u64;
-                    if !piece.is_empty() {
-                        self.attempts.made = 0;
-                    }
-                    return Some(Ok(piece));
-                }
-                None if self.position < self.end => {
-                    return Some(Err(Error::new(ErrorKind::Integrity, Op::Download)
-                        .with_id(&self.id)
-                        .with_storage(self.inner.name())
-                        .with_message(format!(
-                            "the stream ended {} bytes short",
-                            self.end - self.position
-                        ))));
-                }
-                None => return None,
-                Some(Err(error)) => error,
-            };
-            if let Err(error) = self.attempts.after(error).await {
-                return Some(Err(error));
-            }
-            if self.position == self.end {
-                // Every byte is there; whether they are the right ones, the verifying stream tells.
-                return None;
-            }
-            item = match self.reopen().await {
-                Ok(body) => {
-                    self.body = body;
-                    self.body.next().await
-                }
-                Err(error) => Some(Err(error)),
-            };
-        }
-    }
-
-    fn into_stream(self) -> ByteStream {
-        stream::unfold(Some(self), |state| async move {
-            let mut state = state?;
-            let item = state.next().await?;
-            let state = item.is_ok().then_some(state);
-            Some((item, state))
-        })
-        .boxed()
-    }
-}
-
-/// A listing that goes on where it broke off.
-struct Relisting {
-    inner: Arc<dyn FileStorage>,
-    attempts: Attempts,
-    prefix: Prefix,
-    options: ListOptions,
-    listing: BoxStream<'static, Result<FileMetadata>>,
-    /// Errors about entries since the last file, and how many of them to leave out because they were told
-    /// before the listing broke off.
-    told: usize,
-    repeated: usize,
-}
-
-impl Relisting {
-    async fn next(&mut self) -> Option<Result<FileMetadata>> {
-        loop {
-            match self.listing.next().await? {
-                Ok(file) => {
-                    self.options.start_after = Some(file.id.clone());
-                    (self.told, self.repeated, self.attempts.made) = (0, 0, 0);
-                    return Some(Ok(file));
-                }
-                // About one entry: the listing goes on by itself.
-                Err(error) if error.id().is_some() || error.subject().is_some() => {
-                    if self.repeated > 0 {
-                        self.repeated -= 1;
-                        continue;
-                    }
-                    self.told += 1;
-                    return Some(Err(error));
-                }
-                Err(error) => {
-                    if let Err(error) = self.attempts.after(error).await {
-                        self.listing = stream::empty().boxed();
-                        return Some(Err(error));
-                    }
-                    self.repeated = self.told;
-                    self.listing = self.inner.list(&self.prefix, self.options.clone());
-                }
-            }
-        }
-    }
-}
-
 impl fmt::Debug for RetryStorage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RetryStorage")
@@ -450,8 +332,7 @@ impl FileStorage for RetryStorage {
             told: 0,
             repeated: 0,
         };
-        stream::unfold(relisting, |mut state| async move { state.next().await.map(|item| (item, state)) })
-            .boxed()
+        relisting.into_stream()
     }
 
     async fn copy(&self, from: &FileId, to: &FileId, options: UploadOptions) -> Result<Receipt> {

@@ -23,71 +23,73 @@ use crate::storage::{
 };
 
 /// How long operations may take.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct TimeoutConfig {
-    /// Seconds for any operation, besides what its bytes take. Default 30: servers under load answer small
+    /// For any operation, besides what its bytes take. Default 30 s: servers under load answer small
     /// requests late, and a first connection may try several addresses.
-    pub base_seconds: f64,
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::required")]
+    pub base: Duration,
     /// Least bytes per second; an upload of `n` bytes may take `base + n / rate`. Default 131,072 (1 Mbit/s):
     /// slower links exist, but not between a service and its storage.
     pub min_bytes_per_second: u64,
-    /// Seconds between two pieces of a body or two files of a listing. Default 30, as `base_seconds`.
-    pub stall_seconds: f64,
-    /// Seconds for what the server does by itself with bytes it has: a copy, the joining of parts. Default
-    /// 600: a copy of 5 GiB, the most in one request, takes minutes.
-    pub server_side_seconds: f64,
+    /// Between two pieces of a body or two files of a listing. Default 30 s, as `base`.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::required")]
+    pub stall: Duration,
+    /// For what the server does by itself with bytes it has: a copy, the joining of parts. Default 10 min: a
+    /// copy of 5 GiB, the most in one request, takes minutes.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::required")]
+    pub server_side: Duration,
 }
 
 impl Default for TimeoutConfig {
     fn default() -> Self {
         Self {
-            base_seconds: 30.0,
+            base: Duration::from_secs(30),
             min_bytes_per_second: 128 << 10,
-            stall_seconds: 30.0,
-            server_side_seconds: 600.0,
+            stall: Duration::from_secs(30),
+            server_side: Duration::from_secs(600),
         }
     }
 }
 
 impl TimeoutConfig {
+    /// Sets the time for any operation.
+    #[must_use]
+    pub fn with_base(mut self, base: Duration) -> Self {
+        self.base = base;
+        self
+    }
+
+    /// Sets the time between two pieces of a body.
+    #[must_use]
+    pub fn with_stall(mut self, stall: Duration) -> Self {
+        self.stall = stall;
+        self
+    }
+
     /// Refuses what is no deadline.
     ///
     /// # Errors
-    /// [`ErrorKind::Misconfigured`] when a time is not positive and finite, or the rate is 0.
+    /// [`ErrorKind::Misconfigured`] when a time or the rate is 0.
     pub fn validate(&self) -> Result<()> {
-        for (name, seconds) in [
-            ("base_seconds", self.base_seconds),
-            ("stall_seconds", self.stall_seconds),
-            ("server_side_seconds", self.server_side_seconds),
+        for (name, zero) in [
+            ("base", self.base.is_zero()),
+            ("stall", self.stall.is_zero()),
+            ("server_side", self.server_side.is_zero()),
+            ("min_bytes_per_second", self.min_bytes_per_second == 0),
         ] {
-            if !(seconds > 0.0 && seconds <= 1e9) {
+            if zero {
                 return Err(Error::new(ErrorKind::Misconfigured, Op::Open)
-                    .with_message(format!("timeout: {name} is {seconds}, not more than 0 seconds")));
+                    .with_message(format!("timeout: {name} is 0")));
             }
-        }
-        if self.min_bytes_per_second == 0 {
-            return Err(Error::new(ErrorKind::Misconfigured, Op::Open)
-                .with_message("timeout: min_bytes_per_second is 0, which allows no end"));
         }
         Ok(())
     }
 
-    fn base(&self) -> Duration {
-        Duration::from_secs_f64(self.base_seconds)
-    }
-
-    fn stall(&self) -> Duration {
-        Duration::from_secs_f64(self.stall_seconds)
-    }
-
-    fn server_side(&self) -> Duration {
-        Duration::from_secs_f64(self.server_side_seconds)
-    }
-
     fn transfer(&self, bytes: u64) -> Duration {
-        self.base() + Duration::from_secs(bytes / self.min_bytes_per_second)
+        self.base + Duration::from_secs(bytes / self.min_bytes_per_second)
     }
 }
 
@@ -171,9 +173,8 @@ impl FileStorage for TimeoutStorage {
 
     async fn download(&self, id: &FileId, options: DownloadOptions) -> Result<Download> {
         let work = self.inner.download(id, options);
-        let mut download =
-            self.within(self.config.base(), Effect::None, Op::Download, Some(id), work).await?;
-        let (limit, id, storage) = (self.config.stall(), id.clone(), self.inner.name().to_owned());
+        let mut download = self.within(self.config.base, Effect::None, Op::Download, Some(id), work).await?;
+        let (limit, id, storage) = (self.config.stall, id.clone(), self.inner.name().to_owned());
         download.body =
             unstalled(download.body, limit, move || timed_out(&storage, limit, Op::Download, Some(&id)));
         Ok(download)
@@ -181,27 +182,27 @@ impl FileStorage for TimeoutStorage {
 
     async fn metadata(&self, id: &FileId) -> Result<FileMetadata> {
         let work = self.inner.metadata(id);
-        self.within(self.config.base(), Effect::None, Op::Metadata, Some(id), work).await
+        self.within(self.config.base, Effect::None, Op::Metadata, Some(id), work).await
     }
 
     async fn delete(&self, id: &FileId, when: Precondition) -> Result<bool> {
         let work = self.inner.delete(id, when);
-        self.within(self.config.base(), Effect::Unknown, Op::Delete, Some(id), work).await
+        self.within(self.config.base, Effect::Unknown, Op::Delete, Some(id), work).await
     }
 
     fn list(&self, prefix: &Prefix, options: ListOptions) -> BoxStream<'static, Result<FileMetadata>> {
-        let (limit, storage) = (self.config.stall(), self.inner.name().to_owned());
+        let (limit, storage) = (self.config.stall, self.inner.name().to_owned());
         unstalled(self.inner.list(prefix, options), limit, move || timed_out(&storage, limit, Op::List, None))
     }
 
     async fn copy(&self, from: &FileId, to: &FileId, options: UploadOptions) -> Result<Receipt> {
         let work = self.inner.copy(from, to, options);
-        self.within(self.config.server_side(), Effect::Unknown, Op::Copy, Some(to), work).await
+        self.within(self.config.server_side, Effect::Unknown, Op::Copy, Some(to), work).await
     }
 
     async fn presigned_url(&self, id: &FileId, request: PresignRequest) -> Result<PresignedUrl> {
         let work = self.inner.presigned_url(id, request);
-        self.within(self.config.base(), Effect::None, Op::Presign, Some(id), work).await
+        self.within(self.config.base, Effect::None, Op::Presign, Some(id), work).await
     }
 
     /// The caller's deadline is the limit: it holds even where the storage does not keep to it.
@@ -223,7 +224,7 @@ impl ResumableUpload for TimeoutStorage {
 
     async fn begin(&self, id: &FileId, part_size: u64, options: UploadOptions) -> Result<UploadTicket> {
         let work = parts_of(&self.inner, Op::BeginUpload)?.begin(id, part_size, options);
-        self.within(self.config.base(), Effect::Unknown, Op::BeginUpload, Some(id), work).await
+        self.within(self.config.base, Effect::Unknown, Op::BeginUpload, Some(id), work).await
     }
 
     async fn put_part(
@@ -240,7 +241,7 @@ impl ResumableUpload for TimeoutStorage {
 
     async fn parts(&self, ticket: &UploadTicket) -> Result<Vec<PartReceipt>> {
         let work = parts_of(&self.inner, Op::ListParts)?.parts(ticket);
-        self.within(self.config.base(), Effect::None, Op::ListParts, Some(&ticket.id), work).await
+        self.within(self.config.base, Effect::None, Op::ListParts, Some(&ticket.id), work).await
     }
 
     async fn finish(
@@ -249,19 +250,19 @@ impl ResumableUpload for TimeoutStorage {
         parts: &[PartReceipt],
         finish: FinishOptions,
     ) -> Result<Receipt> {
-        let limit = self.config.server_side();
+        let limit = self.config.server_side;
         let work = parts_of(&self.inner, Op::FinishUpload)?.finish(ticket, parts, finish);
         self.within(limit, Effect::Unknown, Op::FinishUpload, Some(&ticket.id), work).await
     }
 
     async fn abandon(&self, ticket: &UploadTicket) -> Result<()> {
         let work = parts_of(&self.inner, Op::AbandonUpload)?.abandon(ticket);
-        self.within(self.config.base(), Effect::Unknown, Op::AbandonUpload, Some(&ticket.id), work).await
+        self.within(self.config.base, Effect::Unknown, Op::AbandonUpload, Some(&ticket.id), work).await
     }
 
     async fn stale(&self, older_than: Duration) -> Result<Vec<UploadTicket>> {
         // A listing of all open uploads takes many requests on a large bucket.
         let work = parts_of(&self.inner, Op::ListUploads)?.stale(older_than);
-        self.within(self.config.server_side(), Effect::None, Op::ListUploads, None, work).await
+        self.within(self.config.server_side, Effect::None, Op::ListUploads, None, work).await
     }
 }

@@ -58,6 +58,11 @@ pub struct Odds {
     pub never: f64,
     /// Of [`Fault::Broken`].
     pub broken: f64,
+    /// Operations that do not fail by chance. Default: none.
+    pub sparing: &'static [Op],
+    /// Operations whose answers are not lost, as nobody could tell what to answer after that: a deletion, the
+    /// beginning of an upload. Default: none.
+    pub answering: &'static [Op],
 }
 
 impl Odds {
@@ -86,6 +91,20 @@ impl Odds {
     #[must_use]
     pub fn with_broken(mut self, odds: f64) -> Self {
         self.broken = odds;
+        self
+    }
+
+    /// Sets which operations do not fail by chance.
+    #[must_use]
+    pub fn sparing(mut self, operations: &'static [Op]) -> Self {
+        self.sparing = operations;
+        self
+    }
+
+    /// Sets whose answers are not lost by chance.
+    #[must_use]
+    pub fn answering(mut self, operations: &'static [Op]) -> Self {
+        self.answering = operations;
         self
     }
 }
@@ -199,11 +218,13 @@ impl FlakyStorage {
         let kinds = [ErrorKind::Unavailable, ErrorKind::Throttled, ErrorKind::Timeout];
         let kind = *kinds.choose(&mut plan.random)?;
         let (chance, at) = (plan.random.random::<f64>(), plan.random.random_range(0..100_000));
-        let Odds { before, after, never, broken } = plan.odds;
-        if chance < before {
+        let Odds { before, after, never, broken, sparing, answering } = plan.odds;
+        if sparing.contains(&op) {
+            None
+        } else if chance < before {
             Some(Fault::Before(kind))
         } else if chance < before + after {
-            Some(Fault::After(kind))
+            Some(if answering.contains(&op) { Fault::Before(kind) } else { Fault::After(kind) })
         } else if chance < before + after + never {
             Some(Fault::Never)
         } else if chance < before + after + never + broken {

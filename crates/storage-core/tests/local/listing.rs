@@ -31,7 +31,7 @@ async fn listed(storage: &LocalStorage, prefix: &str, after: Option<&str>) -> Ve
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
     #[test]
     fn a_listing_is_in_byte_order_of_ids_and_complete(
         names in prop::collection::vec("(a|b|a-|a\\.|a0|é|\u{10ffff}|A)(/(a|a-b|a\\.b|a0|é)){0,3}", 0..40),

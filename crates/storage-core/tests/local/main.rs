@@ -3,6 +3,7 @@
 #![cfg(feature = "local")]
 
 mod attributes;
+mod conformance;
 mod faults;
 mod listing;
 mod names;

@@ -118,6 +118,27 @@ async fn of_two_creators_exactly_one_wins() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_creator_outside_of_this_process_is_not_overwritten() {
+    let (root, storage) = storage().await;
+    let prepared = root.path().join("prepared");
+    std::fs::write(&prepared, "theirs").unwrap();
+    for round in 0..500 {
+        let file = id(&round.to_string());
+        // `link` knows nothing of this library's locks.
+        let (from, to) = (prepared.clone(), root.path().join(file.as_str()));
+        let theirs = tokio::task::spawn_blocking(move || {
+            std::thread::sleep(std::time::Duration::from_micros(round % 10 * 20));
+            std::fs::hard_link(from, to)
+        });
+        let ours = storage.upload(&file, Body::from_bytes("ours"), when(Precondition::Absent)).await;
+        let theirs = theirs.await.unwrap();
+        assert_ne!(ours.is_ok(), theirs.is_ok(), "round {round}: {ours:?} {theirs:?}");
+        let expected = if ours.is_ok() { "ours" } else { "theirs" };
+        assert_eq!(storage.download_bytes(&file).await.unwrap(), expected, "round {round}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn of_two_who_replace_one_version_exactly_one_wins() {
     let (root, one) = storage().await;
     // A second storage on the same root, in the same process.

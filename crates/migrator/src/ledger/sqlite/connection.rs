@@ -86,6 +86,12 @@ pub(super) fn inspect(connection: &Connection) -> Result<Kind, Failure> {
     let version: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let blank: bool =
         connection.query_row("SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)", [], |row| row.get(0))?;
+    let pages: i64 = connection.pragma_query_value(None, "page_count", |row| row.get(0))?;
+    let found = connection.path().map_or(Ok(place::Found::Empty), |path| place::look(Path::new(path)))?;
+    if pages == 0 && found == place::Found::File {
+        // SQLite takes a file that is too short for its header as one that is still empty.
+        return Err(Failure::Corrupt("file is not a database".to_owned()));
+    }
     let supported = newest();
     match (application, version) {
         (0, 0) if blank => Ok(Kind::Blank),
@@ -167,10 +173,15 @@ pub(super) fn open_read_only(path: &Path) -> Result<(Connection, View), Failure>
     let live = open_reader(path, View::Live).and_then(|connection| Ok((inspect(&connection)?, connection)));
     let (kind, connection, view) = match live {
         Ok((kind, connection)) => (kind, connection, View::Live),
-        // A clean close leaves no log: then the file is all there is, and can be read as it stands.
-        Err(Failure::ReadOnly(_)) if place::look(&place::beside(path, "-wal"))? != place::Found::File => {
-            let connection = open_reader(path, View::Frozen)?;
-            (inspect(&connection)?, connection, View::Frozen)
+        Err(Failure::ReadOnly(reason)) => {
+            if place::look(&place::beside(path, "-wal"))? == place::Found::File {
+                return Err(Failure::Other(format!(
+                    "{reason}; a crash left its log, which must be put back by a process that may write"
+                )));
+            }
+            // A clean close leaves no log: the file is all there is, and is read as it stands.
+            let connection = open_reader(path, View::Frozen).map_err(unreadable)?;
+            (inspect(&connection).map_err(unreadable)?, connection, View::Frozen)
         }
         Err(failure) => return Err(failure),
     };
@@ -181,5 +192,13 @@ pub(super) fn open_read_only(path: &Path) -> Result<(Connection, View), Failure>
             newest()
         ))),
         Kind::Blank => Err(Failure::Corrupt("its tables are missing".to_owned())),
+    }
+}
+
+/// A reader that is refused does not want to hear that it cannot write.
+fn unreadable(failure: Failure) -> Failure {
+    match failure {
+        Failure::ReadOnly(reason) => Failure::Other(reason),
+        failure => failure,
     }
 }

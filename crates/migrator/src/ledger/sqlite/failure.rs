@@ -53,7 +53,7 @@ impl Failure {
     }
 }
 
-/// SQLite reports the growth of its shared index on a full disk as a plain input/output error.
+/// SQLite has other names than "full" for some of what fails on a full disk: a sync, a truncation.
 fn is_full(path: &Path) -> bool {
     let directory = path.parent().unwrap_or(path);
     rustix::fs::statvfs(directory).is_ok_and(|stat| stat.f_bavail == 0)
@@ -74,6 +74,8 @@ impl From<rusqlite::Error> for Failure {
                     ffi::SQLITE_IOERR_CORRUPTFS | ffi::SQLITE_IOERR_DATA | ffi::SQLITE_IOERR_SHORT_READ => {
                         Self::Corrupt(reason)
                     }
+                    // The shared index could not grow.
+                    ffi::SQLITE_IOERR_SHMSIZE => Self::Full,
                     _ => Self::Device(reason),
                 },
                 _ => Self::Other(reason),

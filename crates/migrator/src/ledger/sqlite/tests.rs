@@ -32,3 +32,7 @@ mod promises {
 
     ledger_conformance!(Directory::new());
 }
+
+mod disk;
+mod opening;
+mod process;

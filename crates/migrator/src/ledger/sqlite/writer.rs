@@ -145,10 +145,11 @@ fn commit(connection: &Connection, group: Vec<Box<dyn Job>>) {
         None => execute(connection, "COMMIT"),
         Some(failure) => Err(failure),
     };
-    if result.is_err() && !connection.is_autocommit() {
-        if let Err(failure) = execute(connection, "ROLLBACK") {
-            tracing::warn!(?failure, "the ledger could not roll back");
-        }
+    if result.is_err()
+        && !connection.is_autocommit()
+        && let Err(failure) = execute(connection, "ROLLBACK")
+    {
+        tracing::warn!(?failure, "the ledger could not roll back");
     }
     for (job, failure) in refused {
         job.answer(Err(failure));

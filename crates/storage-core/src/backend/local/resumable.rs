@@ -35,8 +35,9 @@ use crate::storage::{
 
 const TICKET: &str = "ticket.json";
 
-/// No least size, as a disk has none; otherwise the limits of S3, so that what is uploaded here can go there.
-const LIMITS: PartLimits = PartLimits::new(1, 5 << 30, 10_000, 5 << 40);
+/// No least size, as a disk has none, and with 0 for "not known": an S3 client does not say how large its parts
+/// will be. Otherwise the limits of S3, so that what is uploaded here can go there.
+const LIMITS: PartLimits = PartLimits::new(0, 5 << 30, 10_000, 5 << 40);
 
 /// Bytes concatenated per hop to a blocking thread, and read at a time.
 const STEP: u64 = 16 << 20;
@@ -224,7 +225,6 @@ fn begin(root: &Root, id: FileId, part_size: u64, options: &UploadOptions) -> Re
     let uploads = &root.private(OP)?.uploads;
     root.check_id(&id, OP)?;
     root.check_segments(&id, OP)?;
-    // 0 is "not known": an S3 client does not say it.
     if part_size > LIMITS.max_part_size {
         return Err(Error::new(ErrorKind::InvalidInput, OP)
             .with_message(format!("parts of {part_size} bytes, the limit is {}", LIMITS.max_part_size)));

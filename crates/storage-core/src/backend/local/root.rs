@@ -85,7 +85,7 @@ impl Root {
         let stat = rustix::fs::fstat(&directory).map_err(|errno| failed(Op::Open, errno))?;
         let limits = rustix::fs::fstatvfs(&directory).map_err(|errno| failed(Op::Open, errno))?;
         let private = match config.access {
-            Access::ReadWrite => Some(Private::open(&directory, place(&stat).0)?),
+            Access::ReadWrite => Some(Private::open(&directory, place(&stat).0, config.durability)?),
             Access::ReadOnly => None,
         };
         let sidecars = open_sidecars(&directory)?;
@@ -274,11 +274,11 @@ pub(super) fn pruned_again(op: Op) -> Error {
 }
 
 impl Private {
-    fn open(root: &File, device: u64) -> Result<Self> {
-        let own = own_directory(root, RESERVED, 0o777)?;
-        let tmp = own_directory(&own, "tmp", 0o700)?;
-        let attributes = own_directory(&own, "attributes", 0o777)?;
-        let uploads = own_directory(&own, "uploads", 0o700)?;
+    fn open(root: &File, device: u64, durability: Durability) -> Result<Self> {
+        let own = own_directory(root, RESERVED, 0o777, durability)?;
+        let tmp = own_directory(&own, "tmp", 0o700, durability)?;
+        let attributes = own_directory(&own, "attributes", 0o777, durability)?;
+        let uploads = own_directory(&own, "uploads", 0o700, durability)?;
         for (directory, name) in [(&tmp, "tmp"), (&attributes, "attributes"), (&uploads, "uploads")] {
             let stat = rustix::fs::fstat(directory).map_err(|errno| failed(Op::Open, errno))?;
             if place(&stat).0 != device {
@@ -314,7 +314,7 @@ fn create_root(config: &LocalConfig) -> Result<()> {
     Ok(())
 }
 
-fn own_directory(parent: &File, name: &str, mode: u32) -> Result<File> {
+fn own_directory(parent: &File, name: &str, mode: u32, durability: Durability) -> Result<File> {
     let unusable = |errno: Errno| {
         let error =
             failed(Op::Open, errno).with_message(format!("the storage's own directory {name}: {errno}"));
@@ -326,8 +326,10 @@ fn own_directory(parent: &File, name: &str, mode: u32) -> Result<File> {
         }
     };
     match mkdirat(parent, name, Mode::from_raw_mode(mode)) {
-        Ok(()) => parent.sync_all().map_err(|error| failed(Op::Open, error))?,
-        Err(Errno::EXIST) => {}
+        Ok(()) if durability == Durability::Durable => {
+            parent.sync_all().map_err(|error| failed(Op::Open, error))?;
+        }
+        Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(unusable(errno)),
     }
     openat(parent, name, DIRECTORY, Mode::empty()).map(File::from).map_err(unusable)

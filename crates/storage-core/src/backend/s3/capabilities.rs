@@ -6,7 +6,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::future::try_join;
 use tokio::runtime::Handle;
 
 use super::config::S3Config;
@@ -308,6 +307,9 @@ struct Multipart {
 async fn multipart(inner: &Arc<Inner>) -> Result<Multipart> {
     let mut canary = Canary::new(inner);
     let part_size = PartLimits::S3.min_part_size;
+    // What the completion shall not replace. Before the upload begins: Garage forgets an upload when its key is
+    // written.
+    canary.put(&Precondition::None).await?;
     let upload = inner.create_upload(Op::Open, &canary.key, &canary.headers(Some(part_size))?).await?;
     canary.upload = Some(upload.clone());
     let wrong = Digest::of(b"other bytes");
@@ -315,11 +317,7 @@ async fn multipart(inner: &Arc<Inner>) -> Result<Multipart> {
     let answer = inner.send_part(Op::Open, &canary.key, &upload, PartNumber::MIN, bytes.clone(), wrong).await;
     let part_sha256 = refused(answer)?;
     let digest = Digest::of(CANARY);
-    let (part, _) = try_join(
-        inner.send_part(Op::Open, &canary.key, &upload, PartNumber::MIN, bytes, digest),
-        canary.put(&Precondition::None),
-    )
-    .await?;
+    let part = inner.send_part(Op::Open, &canary.key, &upload, PartNumber::MIN, bytes, digest).await?;
     let parts = [PartReceipt::new(PartNumber::MIN, CANARY.len() as u64, Some(digest), part)];
     let complete = |when| {
         let (key, upload, parts) = (&canary.key, &upload, &parts);

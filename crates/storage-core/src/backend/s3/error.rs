@@ -94,6 +94,10 @@ impl Failure {
                 failure.status = Some(service.raw().status().as_u16());
                 failure.code = service.err().code().map(str::to_owned);
                 failure.message = service.err().message().map(str::to_owned);
+                if service.raw().status().is_success() && failure.code.is_none() {
+                    failure.message =
+                        Some(format!("the answer makes no sense: {}", innermost(service.err())));
+                }
                 failure.retry_after = service
                     .raw()
                     .headers()

@@ -47,9 +47,11 @@ pub(super) fn list(
     prefix: &Prefix,
     options: ListOptions,
 ) -> BoxStream<'static, Result<FileMetadata>> {
+    let prefix = format!("{}{}", inner.key_prefix, prefix.as_str());
     let cursor = Cursor {
-        prefix: format!("{}{}", inner.key_prefix, prefix.as_str()),
-        start_after: options.start_after.as_ref().map(|id| inner.any_key(id)),
+        // All keys with the prefix are behind a start before it, and Garage would end at once.
+        start_after: options.start_after.as_ref().map(|id| inner.any_key(id)).filter(|key| *key >= prefix),
+        prefix,
         options,
         token: None,
         last: None,

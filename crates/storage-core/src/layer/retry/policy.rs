@@ -16,15 +16,19 @@ pub struct RetryConfig {
     /// Default 5: with the delays below they span some seconds, longer than a node takes to be replaced by
     /// another, shorter than a caller waits.
     pub max_attempts: NonZeroU32,
-    /// Seconds that the first delay is drawn from; it doubles with each attempt. Default 0.1.
-    pub base_seconds: f64,
-    /// The same when the storage asked to slow down. Default 1: servers count by the second.
-    pub throttled_base_seconds: f64,
-    /// Most seconds of one delay. Default 20.
-    pub max_delay_seconds: f64,
-    /// Most seconds of a delay that the storage asks for; when it asks for more, the operation fails at once.
-    /// Default 60.
-    pub max_retry_after_seconds: f64,
+    /// What the first delay is drawn from; it doubles with each attempt. Default 100 ms.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::required")]
+    pub base: Duration,
+    /// The same when the storage asked to slow down. Default 1 s: servers count by the second.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::required")]
+    pub throttled_base: Duration,
+    /// Longest delay. Default 20 s.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::required")]
+    pub max_delay: Duration,
+    /// Longest delay that the storage may ask for; when it asks for more, the operation fails at once. Default
+    /// 60 s.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::required")]
+    pub max_retry_after: Duration,
     /// Retries that each operation pays for. Default 0.2: when everything fails, the storage sees 1.2 times
     /// the calls and not 5 times.
     pub budget_ratio: f64,
@@ -42,10 +46,10 @@ impl Default for RetryConfig {
         const ATTEMPTS: NonZeroU32 = NonZeroU32::new(5).unwrap();
         Self {
             max_attempts: ATTEMPTS,
-            base_seconds: 0.1,
-            throttled_base_seconds: 1.0,
-            max_delay_seconds: 20.0,
-            max_retry_after_seconds: 60.0,
+            base: Duration::from_millis(100),
+            throttled_base: Duration::from_secs(1),
+            max_delay: Duration::from_secs(20),
+            max_retry_after: Duration::from_secs(60),
             budget_ratio: 0.2,
             budget_burst: 20.0,
             budget_per_second: 1.0,
@@ -69,16 +73,12 @@ impl RetryConfig {
         self
     }
 
-    /// Refuses numbers that are no delay and no budget.
+    /// Refuses numbers that are no budget.
     ///
     /// # Errors
     /// [`ErrorKind::Misconfigured`] when a number is negative, not finite or absurdly large.
     pub fn validate(&self) -> Result<()> {
         for (name, value) in [
-            ("base_seconds", self.base_seconds),
-            ("throttled_base_seconds", self.throttled_base_seconds),
-            ("max_delay_seconds", self.max_delay_seconds),
-            ("max_retry_after_seconds", self.max_retry_after_seconds),
             ("budget_ratio", self.budget_ratio),
             ("budget_burst", self.budget_burst),
             ("budget_per_second", self.budget_per_second),
@@ -102,18 +102,18 @@ pub fn delay(config: &RetryConfig, made: u32, error: &Error, random: f64) -> Opt
         return None;
     }
     let throttled = error.kind() == ErrorKind::Throttled;
-    let base = if throttled { config.throttled_base_seconds } else { config.base_seconds };
-    let doubled = base * 2f64.powi(i32::try_from(made.saturating_sub(1)).unwrap_or(i32::MAX).min(64));
-    let most = doubled.min(config.max_delay_seconds);
-    let seconds = match error.retry() {
-        Retry::Never => return None,
-        Retry::Now if throttled => most * (1.0 + random) / 2.0,
-        Retry::Now => most * random,
-        Retry::After(asked) if asked.as_secs_f64() > config.max_retry_after_seconds => return None,
+    let base = if throttled { config.throttled_base } else { config.base };
+    let doubled = base.saturating_mul(1u32.checked_shl(made.saturating_sub(1)).unwrap_or(u32::MAX));
+    let most = doubled.min(config.max_delay);
+    let random = random.clamp(0.0, 1.0);
+    match error.retry() {
+        Retry::Never => None,
+        Retry::Now if throttled => Some(most.mul_f64((1.0 + random) / 2.0)),
+        Retry::Now => Some(most.mul_f64(random)),
+        Retry::After(asked) if asked > config.max_retry_after => None,
         // All who were told the same moment would come back in it.
-        Retry::After(asked) => asked.as_secs_f64() + most * random,
-    };
-    Some(Duration::from_secs_f64(seconds))
+        Retry::After(asked) => Some(asked + most.mul_f64(random)),
+    }
 }
 
 /// The retries that may be made: a token bucket which operations fill and retries empty, so that an ailing
@@ -168,10 +168,12 @@ mod tests {
         let config = RetryConfig::default();
         let waits: Vec<_> =
             (1..=6).map(|made| delay(&config, made, &error(ErrorKind::Unavailable), 1.0)).collect();
-        let seconds = |seconds| Some(Duration::from_secs_f64(seconds));
-        assert_eq!(waits, [seconds(0.1), seconds(0.2), seconds(0.4), seconds(0.8), None, None]);
+        let milliseconds = |count| Some(Duration::from_millis(count));
+        let due = [100, 200, 400, 800].map(milliseconds);
+        assert_eq!(waits[..4], due);
+        assert_eq!(waits[4..], [None, None]);
         let many = config.with_max_attempts(NonZeroU32::MAX);
-        assert_eq!(delay(&many, 4_000_000_000, &error(ErrorKind::Timeout), 1.0), seconds(20.0));
+        assert_eq!(delay(&many, 4_000_000_000, &error(ErrorKind::Timeout), 1.0), milliseconds(20_000));
     }
 
     #[test]
@@ -193,9 +195,9 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_are_no_delay_are_refused() {
+    fn numbers_that_are_no_budget_are_refused() {
         for value in [-1.0, f64::NAN, f64::INFINITY] {
-            let config = RetryConfig { base_seconds: value, ..RetryConfig::default() };
+            let config = RetryConfig::default().with_budget(value, 1.0, 1.0);
             assert_eq!(config.validate().unwrap_err().kind(), ErrorKind::Misconfigured);
         }
         assert!(RetryConfig::default().validate().is_ok());
@@ -229,7 +231,7 @@ mod tests {
             let config = RetryConfig::default().with_max_attempts(NonZeroU32::MAX);
             for kind in [ErrorKind::Unavailable, ErrorKind::Throttled] {
                 if let Some(delay) = delay(&config, made, &error(kind), random) {
-                    prop_assert!(delay.as_secs_f64() <= config.max_delay_seconds);
+                    prop_assert!(delay <= config.max_delay);
                 }
             }
         }

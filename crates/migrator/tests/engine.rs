@@ -1,0 +1,429 @@
+//! The engine over real storages in memory and on disk, and a real ledger.
+
+#![expect(clippy::disallowed_methods, reason = "tests make and change files")]
+
+use std::collections::BTreeMap;
+use std::num::{NonZeroU32, NonZeroU64};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use migrator::engine::{self, CopyOptions, Ended, EngineError, Job, VerifyOptions};
+use migrator::item::State;
+use migrator::ledger::sqlite::{OpenMode, SqliteLedger};
+use migrator::ledger::{Binding, FileFilter, Ledger, Outcome, RunEnd, RunRecord};
+use rand::rngs::StdRng;
+use rand::{Rng, RngCore, SeedableRng};
+use storage_core::backend::local::{LocalConfig, LocalStorage};
+use storage_core::backend::memory::MemoryStorage;
+use storage_core::error::{ErrorKind, Op};
+use storage_core::id::{FileId, Prefix};
+use storage_core::metadata::FileMetadata;
+use storage_core::storage::{
+    Access, FileStorage, FileStorageExt, ListOptions, Precondition, ResumableUpload, UploadOptions, Verified,
+};
+use storage_core::testkit::flaky::{Fault, FlakyStorage, Odds};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+const PART: u64 = 5 << 20;
+
+/// A migration whose sides the test can reach behind the engine's back.
+struct Bench {
+    job: Job,
+    source: Arc<MemoryStorage>,
+    target: Arc<MemoryStorage>,
+    flaky: Arc<FlakyStorage>,
+    ledger: Arc<SqliteLedger>,
+    _directory: TempDir,
+}
+
+async fn bench() -> Bench {
+    let directory = TempDir::new().unwrap();
+    let binding = Binding { source: "memory:source".into(), target: "memory:target".into() };
+    let path = directory.path().join("ledger.sqlite");
+    let ledger = Arc::new(SqliteLedger::open(&path, &binding, OpenMode::Create).await.unwrap());
+    let source = Arc::new(MemoryStorage::named("source"));
+    let target = Arc::new(MemoryStorage::named("target"));
+    let flaky = Arc::new(FlakyStorage::new(target.clone()));
+    let job = Job::new(source.clone(), flaky.clone(), ledger.clone());
+    Bench { job, source, target, flaky, ledger, _directory: directory }
+}
+
+impl Bench {
+    async fn put(&self, name: &str, bytes: impl Into<Bytes>) {
+        self.source.upload_bytes(&id(name), bytes.into()).await.unwrap();
+    }
+
+    async fn copy(&self) -> RunRecord {
+        self.copy_with(&options()).await
+    }
+
+    async fn copy_with(&self, options: &CopyOptions) -> RunRecord {
+        self.ended(engine::copy(&self.job, options).await.unwrap()).await
+    }
+
+    async fn verify(&self, read_back: bool) -> (RunRecord, BTreeMap<String, Outcome>) {
+        let mut options = VerifyOptions::default();
+        options.read_back = read_back;
+        let run = self.ended(engine::verify(&self.job, &options).await.unwrap()).await;
+        let outcomes = self.outcomes(&run).await;
+        (run, outcomes)
+    }
+
+    async fn ended(&self, ended: Ended) -> RunRecord {
+        let run = self.ledger.run(Some(ended.run)).await.unwrap().unwrap();
+        assert_eq!(run.end, Some(ended.end));
+        run
+    }
+
+    async fn outcomes(&self, run: &RunRecord) -> BTreeMap<String, Outcome> {
+        let lines = self.ledger.outcomes(run.id);
+        lines.map_ok(|line| (line.subject, line.outcome)).try_collect().await.unwrap()
+    }
+
+    /// What the target holds is what the source holds, byte for byte, and nothing is left open.
+    async fn assert_equal(&self) {
+        let list = |storage: &MemoryStorage| storage.list(&Prefix::all(), ListOptions::default());
+        let source: Vec<FileMetadata> = list(&self.source).try_collect().await.unwrap();
+        let target: Vec<FileMetadata> = list(&self.target).try_collect().await.unwrap();
+        let ids = |files: &[FileMetadata]| files.iter().map(|file| file.id.clone()).collect::<Vec<_>>();
+        assert_eq!(ids(&source), ids(&target));
+        for file in source {
+            let there = self.target.download_bytes(&file.id).await.unwrap();
+            assert!(self.source.download_bytes(&file.id).await.unwrap() == there, "{} differs", file.id);
+        }
+        assert_eq!(self.target.stale(Duration::ZERO).await.unwrap(), []);
+    }
+
+    async fn states(&self) -> BTreeMap<String, State> {
+        let rows = self.ledger.files(FileFilter::default());
+        rows.map_ok(|row| (row.id.to_string(), row.state)).try_collect().await.unwrap()
+    }
+}
+
+fn options() -> CopyOptions {
+    let mut options = CopyOptions::default();
+    options.part_size = NonZeroU64::new(PART).unwrap();
+    options.concurrency = NonZeroU32::new(4).unwrap();
+    options
+}
+
+/// One attempt per file and one request at a time: faults hit the calls they were meant for.
+fn once() -> CopyOptions {
+    let mut options = options();
+    options.attempts = NonZeroU32::MIN;
+    options.concurrency = NonZeroU32::MIN;
+    options
+}
+
+fn id(name: &str) -> FileId {
+    FileId::parse(name).unwrap()
+}
+
+fn bytes(seed: u64, size: usize) -> Vec<u8> {
+    let mut data = vec![0; size];
+    StdRng::seed_from_u64(seed).fill_bytes(&mut data);
+    data
+}
+
+/// P8: every planned entry has exactly one outcome, also in runs that did not come to their end.
+async fn assert_sums(ledger: &dyn Ledger, run: &RunRecord) {
+    let counts = ledger.outcome_counts(run.id).await.unwrap();
+    let of = |outcome| counts.get(&outcome).map_or(0, |count| count.files);
+    let sum = of(Outcome::Copied) + run.tally.unchanged + of(Outcome::Skipped) + of(Outcome::Failed);
+    assert_eq!(run.tally.planned, sum, "{counts:?} {:?}", run.tally);
+}
+
+#[tokio::test]
+async fn copies_once_and_then_finds_everything_unchanged() {
+    let bench = bench().await;
+    for (name, size) in [("empty", 0), ("a/b", 10), ("a.b", 1000), ("large", 11 << 20), ("exact", 10 << 20)] {
+        bench.put(name, bytes(size, size as usize)).await;
+    }
+    let first = bench.copy().await;
+    assert_eq!((first.tally.planned, first.tally.unchanged, first.tally.parts_sent), (5, 0, 5));
+    assert_eq!(first.end, Some(RunEnd::Complete));
+    assert_sums(&*bench.ledger, &first).await;
+    bench.assert_equal().await;
+    assert!(bench.states().await.values().all(|state| *state == State::Verified));
+
+    let calls = || [Op::List, Op::Metadata, Op::Upload].map(|op| bench.flaky.calls(op));
+    let before = calls();
+    let second = bench.copy().await;
+    assert_eq!((second.tally.planned, second.tally.unchanged, second.tally.bytes_sent), (5, 5, 0));
+    assert_sums(&*bench.ledger, &second).await;
+    assert_eq!(before, calls(), "an unchanged tree costs no request per file");
+}
+
+#[tokio::test]
+async fn attributes_travel_with_the_bytes() {
+    let bench = bench().await;
+    let options = UploadOptions::default()
+        .with_content_type("text/x-odd")
+        .with_file_name("Élan\n.txt")
+        .with_tag("Key", "välue");
+    let body = storage_core::body::Body::from_bytes("x");
+    bench.source.upload(&id("a"), body, options).await.unwrap();
+    bench.copy().await;
+    let there = bench.target.metadata(&id("a")).await.unwrap();
+    assert_eq!(there.content_type.as_deref(), Some("text/x-odd"));
+    assert_eq!(there.file_name.as_deref(), Some("Élan\n.txt"));
+    assert_eq!(there.tags.get("Key").map(String::as_str), Some("välue"));
+}
+
+#[tokio::test]
+async fn a_broken_upload_goes_on_at_the_first_part_that_is_not_stored() {
+    let bench = bench().await;
+    bench.put("large", bytes(1, 52 << 20)).await;
+    for _ in 0..6 {
+        // Fine, as there is no body to break: these six are stored.
+        bench.flaky.fail_next(Op::PutPart, Fault::Broken(u64::MAX));
+    }
+    bench.flaky.fail_next(Op::PutPart, Fault::Before(ErrorKind::Denied));
+    let first = bench.copy_with(&once()).await;
+    assert_sums(&*bench.ledger, &first).await;
+    assert_eq!(bench.states().await["large"], State::Failed);
+    assert_eq!(bench.target.stale(Duration::ZERO).await.unwrap().len(), 1);
+
+    let second = bench.copy().await;
+    assert_eq!(second.tally.parts_resumed + second.tally.parts_sent, 11);
+    assert!(second.tally.parts_resumed >= 6, "{:?}", second.tally);
+    bench.assert_equal().await;
+}
+
+#[tokio::test]
+async fn a_file_that_changed_between_two_runs_is_never_resumed() {
+    let bench = bench().await;
+    bench.put("large", bytes(1, 21 << 20)).await;
+    bench.flaky.fail_next(Op::PutPart, Fault::Broken(u64::MAX));
+    bench.flaky.fail_next(Op::PutPart, Fault::Before(ErrorKind::Denied));
+    bench.copy_with(&once()).await;
+    // Another version of the same size: only its identity tells.
+    bench.put("large", bytes(2, 21 << 20)).await;
+    let second = bench.copy().await;
+    assert_eq!((second.tally.parts_resumed, second.tally.parts_sent), (0, 5));
+    bench.assert_equal().await;
+}
+
+#[tokio::test]
+async fn a_finish_whose_answer_was_lost_is_found_to_have_happened() {
+    let bench = bench().await;
+    bench.put("large", bytes(1, 12 << 20)).await;
+    bench.flaky.fail_next(Op::FinishUpload, Fault::After(ErrorKind::Unavailable));
+    let run = bench.copy().await;
+    assert_sums(&*bench.ledger, &run).await;
+    assert_eq!(bench.states().await["large"], State::Verified);
+    assert_eq!(run.tally.parts_sent + run.tally.parts_resumed, 3, "nothing is sent again: {:?}", run.tally);
+    bench.assert_equal().await;
+}
+
+#[tokio::test]
+async fn an_upload_that_was_begun_and_never_recorded_is_swept_by_the_next_run() {
+    let bench = bench().await;
+    bench.put("large", bytes(1, 12 << 20)).await;
+    // The intent is recorded, the upload is begun, and its answer is lost: the ledger has no ticket.
+    bench.flaky.fail_next(Op::BeginUpload, Fault::After(ErrorKind::Denied));
+    bench.copy_with(&once()).await;
+    let foreign = bench.target.begin(&id("somebody-else"), PART, UploadOptions::default()).await.unwrap();
+    assert_eq!(bench.target.stale(Duration::ZERO).await.unwrap().len(), 2);
+    bench.copy().await;
+    assert_eq!(bench.target.stale(Duration::ZERO).await.unwrap(), [foreign], "another's upload stays");
+}
+
+#[tokio::test]
+async fn an_audit_finds_what_is_missing_different_extra_unproven_and_outdated() {
+    let bench = bench().await;
+    for name in ["deleted", "fine", "flipped", "outdated", "overwritten", "resized"] {
+        bench.put(name, bytes(3, 100)).await;
+    }
+    bench.copy().await;
+    bench.target.delete(&id("deleted"), Precondition::None).await.unwrap();
+    bench.target.upload_bytes(&id("overwritten"), bytes(4, 100).into()).await.unwrap();
+    bench.target.upload_bytes(&id("resized"), bytes(4, 99).into()).await.unwrap();
+    bench.target.upload_bytes(&id("extra"), Bytes::from_static(b"x")).await.unwrap();
+    assert!(bench.target.corrupt(&id("flipped")));
+    bench.put("outdated", bytes(5, 100)).await;
+    bench.put("late", bytes(5, 100)).await;
+    bench.target.upload_bytes(&id("late"), bytes(5, 100).into()).await.unwrap();
+
+    let (run, outcomes) = bench.verify(false).await;
+    let mut expected = BTreeMap::from([
+        ("deleted".to_owned(), Outcome::Missing),
+        ("extra".to_owned(), Outcome::Extra),
+        ("late".to_owned(), Outcome::Unverified),
+        ("outdated".to_owned(), Outcome::Outdated),
+        ("overwritten".to_owned(), Outcome::Different),
+        ("resized".to_owned(), Outcome::Different),
+    ]);
+    assert_eq!(outcomes, expected);
+    assert_eq!((run.tally.planned, run.tally.unchanged), (7, 2));
+
+    // Only reading finds a bit that flipped at rest; and reading both sides proves what the ledger never saw.
+    let (run, outcomes) = bench.verify(true).await;
+    expected.insert("flipped".to_owned(), Outcome::Different);
+    expected.remove("late");
+    assert_eq!(outcomes, expected);
+    assert_eq!((run.tally.planned, run.tally.unchanged), (7, 2));
+
+    // What an audit found is copied again.
+    let run = bench.copy().await;
+    assert_sums(&*bench.ledger, &run).await;
+    bench.target.delete(&id("extra"), Precondition::None).await.unwrap();
+    bench.assert_equal().await;
+    let (_, outcomes) = bench.verify(true).await;
+    assert_eq!(outcomes, BTreeMap::new());
+}
+
+#[tokio::test]
+async fn a_file_gone_from_the_source_stays_in_the_target() {
+    let bench = bench().await;
+    bench.put("a", bytes(1, 10)).await;
+    bench.put("b", bytes(2, 10)).await;
+    bench.copy().await;
+    bench.source.delete(&id("a"), Precondition::None).await.unwrap();
+    let run = bench.copy().await;
+    assert_sums(&*bench.ledger, &run).await;
+    assert_eq!(bench.outcomes(&run).await, BTreeMap::from([("a".to_owned(), Outcome::Gone)]));
+    assert!(bench.target.exists(&id("a")).await.unwrap());
+    // Told once, and known again when it comes back.
+    assert_eq!(bench.outcomes(&bench.copy().await).await, BTreeMap::new());
+    bench.put("a", bytes(3, 10)).await;
+    assert_eq!(
+        bench.outcomes(&bench.copy().await).await,
+        BTreeMap::from([("a".to_owned(), Outcome::Copied)])
+    );
+    bench.assert_equal().await;
+}
+
+#[tokio::test]
+async fn a_run_that_is_stopped_accounts_for_every_planned_file_and_the_next_goes_on() {
+    let mut bench = bench().await;
+    for number in 0..40 {
+        bench.put(&format!("{number:02}"), bytes(number, 200_000)).await;
+    }
+    bench.put("large", bytes(99, 30 << 20)).await;
+    let mut slow = options();
+    slow.bandwidth = NonZeroU64::new(4 << 20);
+    let stop = bench.job.stop.clone();
+    let (ended, ()) = tokio::join!(engine::copy(&bench.job, &slow), async {
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        stop.cancel();
+    });
+    let ended = ended.unwrap();
+    assert_eq!(ended.end, RunEnd::Interrupted);
+    let run = bench.ended(ended).await;
+    assert_sums(&*bench.ledger, &run).await;
+
+    bench.job.stop = CancellationToken::new();
+    assert_eq!(bench.copy().await.end, Some(RunEnd::Complete));
+    bench.assert_equal().await;
+}
+
+#[tokio::test]
+async fn a_target_that_is_down_ends_the_run_and_loses_no_place() {
+    let bench = bench().await;
+    for number in 0..50 {
+        bench.put(&format!("{number:02}"), bytes(number, 100)).await;
+    }
+    bench.flaky.set_outage(true);
+    let error = engine::copy(&bench.job, &options()).await.unwrap_err();
+    assert!(matches!(&error, EngineError::Target(error) if error.is_outage()), "{error}");
+    bench.flaky.set_outage(false);
+    for _ in 0..20 {
+        bench.flaky.fail_next(Op::Upload, Fault::Before(ErrorKind::Unavailable));
+    }
+    let error = engine::copy(&bench.job, &options()).await.unwrap_err();
+    assert!(matches!(&error, EngineError::Target(error) if error.is_outage()), "{error}");
+    let run = bench.ledger.run(None).await.unwrap().unwrap();
+    assert_eq!(run.end, Some(RunEnd::Aborted));
+    assert_sums(&*bench.ledger, &run).await;
+    let run = bench.copy().await;
+    assert_sums(&*bench.ledger, &run).await;
+    bench.assert_equal().await;
+}
+
+#[tokio::test]
+async fn refused_credentials_end_the_run_at_the_first_file() {
+    let bench = bench().await;
+    for number in 0..50 {
+        bench.put(&format!("{number:02}"), bytes(number, 100)).await;
+    }
+    for _ in 0..50 {
+        bench.flaky.fail_next(Op::Upload, Fault::Before(ErrorKind::Unauthenticated));
+    }
+    let error = engine::copy(&bench.job, &options()).await.unwrap_err();
+    assert!(matches!(&error, EngineError::Target(error) if error.kind() == ErrorKind::Unauthenticated));
+    assert!(bench.flaky.calls(Op::Upload) < 20);
+}
+
+/// Whatever fails, before or after its effect: after enough runs everything is there, and no run ever called a
+/// file copied whose bytes are not.
+#[tokio::test]
+async fn faults_at_random_lose_nothing_and_report_nothing_wrong() {
+    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
+    eprintln!("SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    for round in 0..4 {
+        let mut bench = bench().await;
+        let odds = Odds::default().with_before(0.1).with_after(0.1).with_broken(0.05);
+        bench.flaky = Arc::new(FlakyStorage::new(bench.target.clone()).with_odds(odds, random.random()));
+        bench.job.target = bench.flaky.clone();
+        for number in 0..20 {
+            let size = if random.random_bool(0.1) { 12 << 20 } else { random.random_range(0..100_000) };
+            bench.put(&format!("{number:02}"), bytes(random.random(), size)).await;
+        }
+        let mut runs = 0;
+        loop {
+            runs += 1;
+            assert!(runs < 200, "seed {seed} round {round} does not come to an end");
+            let ended = engine::copy(&bench.job, &options()).await;
+            let Some(run) = bench.ledger.run(None).await.unwrap() else { continue };
+            for (name, outcome) in bench.outcomes(&run).await {
+                if outcome == Outcome::Copied {
+                    let name = id(&name);
+                    let (source, target) =
+                        tokio::join!(bench.source.download_bytes(&name), bench.target.download_bytes(&name));
+                    assert!(source.unwrap() == target.unwrap(), "seed {seed} round {round}: {name}");
+                }
+            }
+            if ended.is_ok() {
+                assert_sums(&*bench.ledger, &run).await;
+            }
+            let states = bench.states().await;
+            if states.len() == 20 && states.values().all(|state| *state == State::Verified) {
+                break;
+            }
+        }
+        bench.job.target = bench.target.clone();
+        bench.copy().await;
+        bench.assert_equal().await;
+    }
+}
+
+async fn local(root: &std::path::Path, access: Access) -> Arc<LocalStorage> {
+    Arc::new(LocalStorage::open(LocalConfig::new(root).with_access(access)).await.unwrap())
+}
+
+#[tokio::test]
+async fn from_disk_to_disk_every_byte_is_read_back() {
+    let (from, to) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    std::fs::create_dir(from.path().join("d")).unwrap();
+    std::fs::write(from.path().join("d/small"), bytes(1, 1000)).unwrap();
+    std::fs::write(from.path().join("large"), bytes(2, 12 << 20)).unwrap();
+    let mut bench = bench().await;
+    bench.job.source = local(from.path(), Access::ReadOnly).await;
+    bench.job.target = local(to.path(), Access::ReadWrite).await;
+    let run = bench.copy().await;
+    assert_sums(&*bench.ledger, &run).await;
+    assert_eq!(bench.outcomes(&run).await.len(), 2);
+    for name in ["d/small", "large"] {
+        let read = |root: &TempDir| std::fs::read(root.path().join(name)).unwrap();
+        assert!(read(&from) == read(&to), "{name}");
+        let row = bench.ledger.file(&id(name)).await.unwrap().unwrap();
+        assert_eq!(row.verified, Some(Verified::ReadBack));
+    }
+    assert!(!from.path().join(".storage").exists(), "nothing is written into the source");
+    assert_eq!(bench.copy().await.tally.unchanged, 2);
+}

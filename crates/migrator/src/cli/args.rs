@@ -164,9 +164,9 @@ pub enum Command {
     Copy(Copy),
     /// Compare source, ledger and target
     ///
-    /// Looks at every file in all three and names what is missing, different, outdated, not provable, or in the
-    /// target only. Changes nothing in the source and the target. What it finds is copied again by the next
-    /// copy.
+    /// Looks at every file in all three and names what is missing, different, outdated, unverified (nothing
+    /// proves its bytes), or in the target only. Changes no file in the source and the target. What is missing or
+    /// different is copied again by the next copy.
     Verify(Verify),
     /// Show where a migration stands: the latest run, files by state, what is left
     Status(Lookup),
@@ -279,7 +279,7 @@ pub struct Verify {
     /// Read every byte of the target
     ///
     /// By default the target's checksums are believed where it has been shown that it refuses wrong bytes, and
-    /// read back elsewhere.
+    /// what they do not prove is told as unverified. A directory keeps no such checksums.
     #[arg(long)]
     pub read_back: bool,
     /// Write report.json, files.csv and SHA256SUMS into this directory after the run

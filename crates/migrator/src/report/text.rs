@@ -55,6 +55,12 @@ pub fn human(report: &Report) -> String {
     for (what, sum) in beside.into_iter().filter(|(_, sum)| sum.files > 0) {
         line(&mut text, format_args!("  besides: {}, {what}", show_count(sum.files, "file")));
     }
+    if sums.unverified.files > 0 {
+        line(
+            &mut text,
+            format_args!("  `migrator verify --read-back` compares every byte of what is unverified"),
+        );
+    }
     if !run.scan_complete && run.end.is_some() {
         line(&mut text, format_args!("  the source was not seen as a whole"));
     }

@@ -160,9 +160,9 @@ pub struct Tally {
     pub unchanged_bytes: u64,
     /// Files left out by filters; not planned.
     pub excluded: u64,
-    /// Bytes read from the source.
+    /// Bytes read: from the source, and of the target where it is read back. Failed attempts included.
     pub bytes_read: u64,
-    /// Bytes sent to the target.
+    /// Bytes that the target took, failed attempts included.
     pub bytes_sent: u64,
     /// Parts sent.
     pub parts_sent: u64,

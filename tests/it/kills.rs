@@ -1,0 +1,1 @@
+//! Kills at every step, and what the next run makes of them.

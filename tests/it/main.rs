@@ -1,0 +1,6 @@
+//! The program from outside: real processes, real servers, real files.
+
+#![allow(clippy::disallowed_methods, reason = "tests make and change files")]
+
+mod kills;
+mod traps;

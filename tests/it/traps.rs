@@ -1,0 +1,1 @@
+//! What has gone wrong for others while copying, each row once.

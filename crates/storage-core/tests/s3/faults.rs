@@ -72,6 +72,8 @@ async fn a_lost_answer_to_a_put_leaves_the_effect_open() {
     assert_eq!(error.retry(), Retry::Now);
     assert!(direct.exists(&id("f")).await.unwrap());
     proxy.set(Fault::Refuse);
+    // The connection that was open is reset, and who knows what passed; then there is none any more.
+    damaged.upload_bytes(&id("g"), "x".into()).await.unwrap_err();
     let error = damaged.upload_bytes(&id("g"), "x".into()).await.unwrap_err();
     assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, Effect::None), "{error:?}");
 }

@@ -2,6 +2,8 @@
 //!
 //! Every test has its own HOME and an otherwise empty environment.
 
+#![expect(clippy::disallowed_methods, reason = "fixtures: nobody reads them meanwhile")]
+
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -13,5 +13,6 @@ pub mod progress;
 pub mod quantity;
 pub mod report;
 pub mod scan;
+pub mod throttle;
 pub mod transfer;
 pub mod verify;

@@ -31,9 +31,6 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use governor::clock::MonotonicClock;
-use governor::state::{InMemoryState, NotKeyed};
-use governor::{Quota, RateLimiter};
 use storage_core::body::{Body, BodySource, ByteStream};
 use storage_core::checksum::{CompositeDigest, Digest, Hasher};
 use storage_core::error::{Error, ErrorKind, Op};
@@ -47,6 +44,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::progress::Progress;
+use crate::throttle::Throttle;
 
 use self::buffer::{Buffer, Pool};
 
@@ -104,9 +102,6 @@ pub struct Resume {
     pub parts: Vec<PartReceipt>,
 }
 
-/// Bytes per second, shared by all transfers of a run.
-type Bandwidth = RateLimiter<NotKeyed, InMemoryState, MonotonicClock>;
-
 /// Moves files one at a time; a clone shares the slots, the buffers and the bandwidth.
 #[derive(Clone, Debug)]
 pub struct Mover {
@@ -119,38 +114,6 @@ pub struct Mover {
     throttle: Option<Arc<Throttle>>,
     progress: Progress,
     stop: CancellationToken,
-}
-
-/// Holds readers to a number of bytes per second.
-#[derive(Debug)]
-pub struct Throttle {
-    limiter: Bandwidth,
-    burst: NonZeroU32,
-}
-
-/// The limiter counts in units of this many bytes, so that its 32 bits reach 4 TiB a second.
-const THROTTLE_UNIT: u64 = 1024;
-
-impl Throttle {
-    /// Makes a throttle of `rate` bytes per second, in units of 1 KiB; it lets a tenth of a second through at
-    /// once.
-    pub fn new(rate: NonZeroU64) -> Self {
-        let units = u32::try_from(rate.get().div_ceil(THROTTLE_UNIT)).unwrap_or(u32::MAX).max(1);
-        let per_second = NonZeroU32::new(units).unwrap_or(NonZeroU32::MIN);
-        let burst = NonZeroU32::new(units / 10).unwrap_or(NonZeroU32::MIN);
-        let quota = Quota::per_second(per_second).allow_burst(burst);
-        Self { limiter: RateLimiter::direct_with_clock(quota, MonotonicClock), burst }
-    }
-
-    /// Waits until `bytes` more may pass.
-    pub async fn pass(&self, bytes: usize) {
-        let mut units = u32::try_from((bytes as u64).div_ceil(THROTTLE_UNIT)).unwrap_or(u32::MAX);
-        while let Some(now) = NonZeroU32::new(units.min(self.burst.get())) {
-            // Never more than a burst, which is the only error.
-            let _ = self.limiter.until_n_ready(now).await;
-            units -= now.get();
-        }
-    }
 }
 
 /// How [`Mover`] works.

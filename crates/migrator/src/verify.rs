@@ -10,7 +10,7 @@ use storage_core::metadata::{FileMetadata, Version};
 use storage_core::storage::{DownloadOptions, FileStorage, Precondition, Verified};
 
 use crate::progress::Progress;
-use crate::transfer::Throttle;
+use crate::throttle::Throttle;
 
 /// What the bytes must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -95,10 +95,11 @@ const MIGRATOR: &[Row] = &[
     ("plan", &["item", "ledger", "scan"]),
     // What happens is told in the words of the book: outcomes, kinds of run.
     ("progress", &["ledger"]),
-    // Siblings: neither knows the other, nor the ledger. One bound on bandwidth holds for both.
-    ("transfer", &["progress"]),
-    ("verify", &["progress", "transfer::Throttle"]),
-    ("engine", &["item", "ledger", "plan", "progress", "scan", "transfer", "verify"]),
+    ("throttle", &[]),
+    // Siblings: neither knows the other, nor the ledger.
+    ("transfer", &["progress", "throttle"]),
+    ("verify", &["progress", "throttle"]),
+    ("engine", &["item", "ledger", "plan", "progress", "scan", "throttle", "transfer", "verify"]),
     ("metrics", &["progress"]),
     ("report", &["item", "ledger", "quantity"]),
     ("web", &["quantity", "report"]),

@@ -39,7 +39,8 @@ use crate::ledger::{
 use crate::plan::{Decision, Merge, MergeError, Step, decide, identity, unfit};
 use crate::progress::{Event, Progress};
 use crate::scan::{self, Entry};
-use crate::transfer::{Arrived, Journal, Mover, MoverOptions, Resume, Throttle, TransferError};
+use crate::throttle::Throttle;
+use crate::transfer::{Arrived, Journal, Mover, MoverOptions, Resume, TransferError};
 use crate::verify::{Claim, Verdict, by_checksum, by_reading};
 
 use super::recorder::{Recorder, line};

@@ -18,7 +18,7 @@ use crate::ledger::{Change, FileFilter, FileRecord, Outcome, RunEnd, RunKind, Ta
 use crate::plan::{Merge, Step, identity};
 use crate::progress::{Event, Progress};
 use crate::scan::{self, Entry};
-use crate::transfer::Throttle;
+use crate::throttle::Throttle;
 use crate::verify::{Claim, Verdict, by_checksum, by_reading, digest_of};
 
 use super::recorder::{Recorder, line};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use storage_core::checksum::Digest;
 use storage_core::storage::{Capabilities, FileStorage};
 use tokio_util::sync::CancellationToken;
 
@@ -12,6 +13,7 @@ use crate::ledger::{FileFilter, FileRecord, Ledger, LedgerError, RunEnd, RunId, 
 use crate::plan::{Merge, MergeError, Summary};
 use crate::progress::Progress;
 use crate::scan::{self, Filter};
+use crate::verify::Claim;
 
 pub use self::copy::copy;
 pub use self::sweep::{Cleaned, cleanup};
@@ -167,4 +169,10 @@ fn with_bytes(mut tally: Tally, progress: &Progress) -> Tally {
     tally.bytes_read = numbers.bytes_read;
     tally.bytes_sent = numbers.bytes_sent;
     tally
+}
+
+/// What the ledger says of a file's bytes.
+fn claim_of(row: &FileRecord, digest: Digest) -> Claim {
+    let compared = row.target_version.clone().zip(row.verified);
+    Claim { size: row.size, digest, composite: row.composite, compared }
 }

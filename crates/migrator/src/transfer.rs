@@ -30,6 +30,7 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::stream::Fuse;
 use futures::{StreamExt, TryStreamExt};
 use storage_core::body::{Body, BodySource, ByteStream};
 use storage_core::checksum::{CompositeDigest, Digest, Hasher};
@@ -424,7 +425,7 @@ impl Mover {
             self.source.download(&file.id, of_version(file)).await.map_err(TransferError::Source)?;
         let options = attributes(&download.metadata);
         Ok(Reader {
-            body: download.body,
+            body: download.body.fuse(),
             rest: Bytes::new(),
             options,
             throttle: self.throttle.clone(),
@@ -524,7 +525,8 @@ impl Parts {
 
 /// An open file of the source, read in pieces, counted and throttled.
 struct Reader {
-    body: ByteStream,
+    /// Asked again after its end, when the last part is full.
+    body: Fuse<ByteStream>,
     rest: Bytes,
     options: UploadOptions,
     throttle: Option<Arc<Throttle>>,

@@ -44,7 +44,7 @@ use crate::transfer::{Arrived, Journal, Mover, MoverOptions, Resume, TransferErr
 use crate::verify::{Claim, Verdict, by_checksum, by_reading};
 
 use super::recorder::{Recorder, line};
-use super::{CopyOptions, Ended, EngineError, Job, OUTAGE_LIMIT, sweep, with_bytes};
+use super::{CopyOptions, Ended, EngineError, Job, OUTAGE_LIMIT, claim_of, sweep, with_bytes};
 
 /// How long the target may take to answer the canary before the first file.
 const PROBE_DEADLINE: Duration = Duration::from_secs(30);
@@ -500,7 +500,8 @@ impl Worker {
         if arrived.verified != Verified::No {
             return Ok(());
         }
-        let claim = Claim { size: file.size, digest: arrived.digest, composite: arrived.composite };
+        let claim =
+            Claim { size: file.size, digest: arrived.digest, composite: arrived.composite, compared: None };
         match self.read_back(&file.id, arrived.version.as_ref(), &claim).await? {
             Verdict::Match(by) => {
                 self.confirmed(work, by).await;
@@ -539,7 +540,7 @@ impl Worker {
     async fn confirm_earlier(&self, work: &Work) -> Result<bool, TransferError> {
         let Some(row) = &work.row else { return Ok(false) };
         if let Some(digest) = row.digest {
-            let claim = Claim { size: row.size, digest, composite: row.composite };
+            let claim = claim_of(row, digest);
             let id = &work.file.id;
             let mut verdict = by_checksum(&*self.target, id, &claim).await.map_err(TransferError::Target)?;
             if matches!(verdict, Verdict::Unproven(_)) {

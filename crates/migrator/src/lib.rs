@@ -1,5 +1,7 @@
 //! The migrator: moves files between any two storages, verified, resumable, reported.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests make and change files"))]
+
 pub mod cli;
 pub mod config;
 pub mod engine;
@@ -11,5 +13,6 @@ pub mod progress;
 pub mod quantity;
 pub mod report;
 pub mod scan;
+pub mod throttle;
 pub mod transfer;
 pub mod verify;

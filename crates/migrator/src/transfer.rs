@@ -30,10 +30,8 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::stream::Fuse;
 use futures::{StreamExt, TryStreamExt};
-use governor::clock::MonotonicClock;
-use governor::state::{InMemoryState, NotKeyed};
-use governor::{Quota, RateLimiter};
 use storage_core::body::{Body, BodySource, ByteStream};
 use storage_core::checksum::{CompositeDigest, Digest, Hasher};
 use storage_core::error::{Error, ErrorKind, Op};
@@ -47,6 +45,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::progress::Progress;
+use crate::throttle::Throttle;
 
 use self::buffer::{Buffer, Pool};
 
@@ -89,8 +88,6 @@ pub struct Arrived {
     pub version: Option<Version>,
     /// Whether the target compared the bytes with the digest.
     pub verified: Verified,
-    /// Bytes sent in this attempt.
-    pub bytes_sent: u64,
     /// Parts sent in this attempt.
     pub parts_sent: u64,
     /// Parts found stored, and not sent again.
@@ -106,9 +103,6 @@ pub struct Resume {
     pub parts: Vec<PartReceipt>,
 }
 
-/// Bytes per second, shared by all transfers of a run.
-type Bandwidth = RateLimiter<NotKeyed, InMemoryState, MonotonicClock>;
-
 /// Moves files one at a time; a clone shares the slots, the buffers and the bandwidth.
 #[derive(Clone, Debug)]
 pub struct Mover {
@@ -121,38 +115,6 @@ pub struct Mover {
     throttle: Option<Arc<Throttle>>,
     progress: Progress,
     stop: CancellationToken,
-}
-
-/// Holds readers to a number of bytes per second.
-#[derive(Debug)]
-pub struct Throttle {
-    limiter: Bandwidth,
-    burst: NonZeroU32,
-}
-
-/// The limiter counts in units of this many bytes, so that its 32 bits reach 4 TiB a second.
-const THROTTLE_UNIT: u64 = 1024;
-
-impl Throttle {
-    /// Makes a throttle of `rate` bytes per second, in units of 1 KiB; it lets a tenth of a second through at
-    /// once.
-    pub fn new(rate: NonZeroU64) -> Self {
-        let units = u32::try_from(rate.get().div_ceil(THROTTLE_UNIT)).unwrap_or(u32::MAX).max(1);
-        let per_second = NonZeroU32::new(units).unwrap_or(NonZeroU32::MIN);
-        let burst = NonZeroU32::new(units / 10).unwrap_or(NonZeroU32::MIN);
-        let quota = Quota::per_second(per_second).allow_burst(burst);
-        Self { limiter: RateLimiter::direct_with_clock(quota, MonotonicClock), burst }
-    }
-
-    /// Waits until `bytes` more may pass.
-    pub async fn pass(&self, bytes: usize) {
-        let mut units = u32::try_from((bytes as u64).div_ceil(THROTTLE_UNIT)).unwrap_or(u32::MAX);
-        while let Some(now) = NonZeroU32::new(units.min(self.burst.get())) {
-            // Never more than a burst, which is the only error.
-            let _ = self.limiter.until_n_ready(now).await;
-            units -= now.get();
-        }
-    }
 }
 
 /// How [`Mover`] works.
@@ -237,7 +199,7 @@ impl Mover {
             .await
             .map_err(TransferError::Target)?;
         self.progress.bytes_sent(size);
-        arrived(receipt, digest, None, Sent { bytes: size, ..Sent::default() })
+        arrived(receipt, digest, None, Sent::default())
     }
 
     /// A large file into a target without uploads in parts: the target reads the source's stream itself.
@@ -260,7 +222,7 @@ impl Mover {
             )
         })?;
         self.progress.bytes_sent(file.size);
-        arrived(receipt, digest, None, Sent { bytes: file.size, ..Sent::default() })
+        arrived(receipt, digest, None, Sent::default())
     }
 
     async fn in_parts(
@@ -383,7 +345,6 @@ impl Mover {
                 continue;
             }
             sent.parts += 1;
-            sent.bytes += size;
             let (mover, ticket, journal) = (self.clone(), ticket.clone(), Arc::clone(journal));
             let bytes = buffer.freeze();
             parts.tasks.spawn(async move {
@@ -464,7 +425,7 @@ impl Mover {
             self.source.download(&file.id, of_version(file)).await.map_err(TransferError::Source)?;
         let options = attributes(&download.metadata);
         Ok(Reader {
-            body: download.body,
+            body: download.body.fuse(),
             rest: Bytes::new(),
             options,
             throttle: self.throttle.clone(),
@@ -489,7 +450,6 @@ fn attributes(metadata: &FileMetadata) -> UploadOptions {
 
 #[derive(Default)]
 struct Sent {
-    bytes: u64,
     parts: u64,
     resumed: u64,
 }
@@ -518,7 +478,6 @@ fn arrived(
         composite,
         version: receipt.metadata.version,
         verified: receipt.verified,
-        bytes_sent: sent.bytes,
         parts_sent: sent.parts,
         parts_resumed: sent.resumed,
     })
@@ -566,7 +525,8 @@ impl Parts {
 
 /// An open file of the source, read in pieces, counted and throttled.
 struct Reader {
-    body: ByteStream,
+    /// Asked again after its end, when the last part is full.
+    body: Fuse<ByteStream>,
     rest: Bytes,
     options: UploadOptions,
     throttle: Option<Arc<Throttle>>,

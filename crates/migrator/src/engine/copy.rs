@@ -39,11 +39,12 @@ use crate::ledger::{
 use crate::plan::{Decision, Merge, MergeError, Step, decide, identity, unfit};
 use crate::progress::{Event, Progress};
 use crate::scan::{self, Entry};
-use crate::transfer::{Arrived, Journal, Mover, MoverOptions, Resume, Throttle, TransferError};
+use crate::throttle::Throttle;
+use crate::transfer::{Arrived, Journal, Mover, MoverOptions, Resume, TransferError};
 use crate::verify::{Claim, Verdict, by_checksum, by_reading};
 
 use super::recorder::{Recorder, line};
-use super::{CopyOptions, Ended, EngineError, Job, OUTAGE_LIMIT, sweep};
+use super::{CopyOptions, Ended, EngineError, Job, OUTAGE_LIMIT, claim_of, sweep, with_bytes};
 
 /// How long the target may take to answer the canary before the first file.
 const PROBE_DEADLINE: Duration = Duration::from_secs(30);
@@ -139,7 +140,7 @@ pub async fn copy(job: &Job, options: &CopyOptions) -> Result<Ended, EngineError
         (None, true) => RunEnd::Interrupted,
         (None, false) => RunEnd::Complete,
     };
-    let tally = shared.tally();
+    let tally = with_bytes(shared.tally(), &job.progress);
     let closed = async {
         job.ledger.checkpoint(run, tally, scanned_to).await?;
         job.ledger.finish_run(run, end, tally, scan_complete).await
@@ -244,7 +245,7 @@ impl Copying<'_> {
         }
         if self.told.elapsed() >= CHECKPOINT {
             self.told = Instant::now();
-            let tally = self.worker.shared.tally();
+            let tally = with_bytes(self.worker.shared.tally(), &self.job.progress);
             self.job.ledger.checkpoint(self.worker.run, tally, self.scanned_to.clone()).await?;
         }
         broken.map_or(Ok(true), Err)
@@ -479,8 +480,6 @@ impl Worker {
             Arc::new(LedgerJournal { ledger: Arc::clone(&self.ledger), run: self.run });
         let arrived = self.mover.transfer(file, resume, &journal).await?;
         self.shared.add(|tally| {
-            tally.bytes_read += file.size;
-            tally.bytes_sent += arrived.bytes_sent;
             tally.parts_sent += arrived.parts_sent;
             tally.parts_resumed += arrived.parts_resumed;
         });
@@ -501,7 +500,8 @@ impl Worker {
         if arrived.verified != Verified::No {
             return Ok(());
         }
-        let claim = Claim { size: file.size, digest: arrived.digest, composite: arrived.composite };
+        let claim =
+            Claim { size: file.size, digest: arrived.digest, composite: arrived.composite, compared: None };
         match self.read_back(&file.id, arrived.version.as_ref(), &claim).await? {
             Verdict::Match(by) => {
                 self.confirmed(work, by).await;
@@ -540,7 +540,7 @@ impl Worker {
     async fn confirm_earlier(&self, work: &Work) -> Result<bool, TransferError> {
         let Some(row) = &work.row else { return Ok(false) };
         if let Some(digest) = row.digest {
-            let claim = Claim { size: row.size, digest, composite: row.composite };
+            let claim = claim_of(row, digest);
             let id = &work.file.id;
             let mut verdict = by_checksum(&*self.target, id, &claim).await.map_err(TransferError::Target)?;
             if matches!(verdict, Verdict::Unproven(_)) {

@@ -18,11 +18,11 @@ use crate::ledger::{Change, FileFilter, FileRecord, Outcome, RunEnd, RunKind, Ta
 use crate::plan::{Merge, Step, identity};
 use crate::progress::{Event, Progress};
 use crate::scan::{self, Entry};
-use crate::transfer::Throttle;
+use crate::throttle::Throttle;
 use crate::verify::{Claim, Verdict, by_checksum, by_reading, digest_of};
 
 use super::recorder::{Recorder, line};
-use super::{CopyOptions, Ended, EngineError, Job, OUTAGE_LIMIT, VerifyOptions};
+use super::{CopyOptions, Ended, EngineError, Job, OUTAGE_LIMIT, VerifyOptions, claim_of, with_bytes};
 
 /// Compares every file of the source, by way of the ledger, with the target, and notes what is missing,
 /// different, extra or unproven. What is missing or different is copied again by the next copy.
@@ -95,6 +95,7 @@ pub async fn verify(job: &Job, options: &VerifyOptions) -> Result<Ended, EngineE
         });
         tally.planned = tally.unchanged + noted.map(|(_, count)| count.files).sum::<u64>();
     }
+    let tally = with_bytes(tally, &job.progress);
     job.ledger.checkpoint(run, tally, scanned_to).await?;
     job.ledger.finish_run(run, end, tally, scan_complete).await?;
     failure.map_or(Ok(Ended { run, end }), Err)
@@ -259,9 +260,7 @@ impl Auditor {
         }
         let verdict = match (stored, proven.and_then(|row| Some((row, row.digest?)))) {
             (None, _) => Ok(Verdict::Missing),
-            (Some(_), Some((row, digest))) => {
-                self.by_ledger(row, &Claim { size: row.size, digest, composite: row.composite }).await
-            }
+            (Some(_), Some((row, digest))) => self.by_ledger(row, &claim_of(row, digest)).await,
             (Some(_), None) if self.read_back => self.by_source(file).await,
             (Some(_), None) => Ok(Verdict::Unproven("the ledger has not copied it".to_owned())),
         };
@@ -295,7 +294,7 @@ impl Auditor {
         let when = file.version.clone().map_or(Precondition::None, Precondition::Version);
         let throttle = self.throttle.as_ref();
         let (size, digest) = digest_of(&*self.source, &file.id, when, throttle, &self.progress).await?;
-        let claim = Claim { size, digest, composite: None };
+        let claim = Claim { size, digest, composite: None, compared: None };
         by_reading(&*self.target, &file.id, None, &claim, throttle, &self.progress).await
     }
 

@@ -85,6 +85,8 @@ pub enum Entry {
     Excluded(FileMetadata),
     /// Not a file: a symbolic link, a fifo. Skipped, which is no failure.
     Foreign {
+        /// Its path as an id, where it can be one.
+        id: Option<FileId>,
         /// Its path.
         subject: String,
         /// What it is.
@@ -92,6 +94,8 @@ pub enum Entry {
     },
     /// A file or directory that cannot be taken although it should be: unreadable, or its name is no id.
     Unusable {
+        /// Its path as an id, where it can be one: a directory's never is.
+        id: Option<FileId>,
         /// Its path; ends in `/` for a directory, of which nothing beneath was seen.
         subject: String,
         /// A stable word.
@@ -106,7 +110,7 @@ impl Entry {
     pub fn id(&self) -> Option<&FileId> {
         match self {
             Self::File(file) | Self::Excluded(file) => Some(&file.id),
-            Self::Foreign { .. } | Self::Unusable { .. } => None,
+            Self::Foreign { id, .. } | Self::Unusable { id, .. } => id.as_ref(),
         }
     }
 }
@@ -128,11 +132,14 @@ fn about_one_entry(error: Error) -> Result<Entry> {
     let Some(subject) = error.id().map(FileId::as_str).or(error.subject()).map(str::to_owned) else {
         return Err(error);
     };
+    let id = error.id().cloned();
     let words = || error.message().unwrap_or(error.kind().as_str()).to_owned();
     Ok(match error.kind() {
-        ErrorKind::NotAFile => Entry::Foreign { reason: words(), subject },
-        ErrorKind::InvalidInput => Entry::Unusable { reason: words(), detail: error.to_string(), subject },
-        kind => Entry::Unusable { reason: kind.as_str().to_owned(), detail: error.to_string(), subject },
+        ErrorKind::NotAFile => Entry::Foreign { id, reason: words(), subject },
+        ErrorKind::InvalidInput => {
+            Entry::Unusable { id, reason: words(), detail: error.to_string(), subject }
+        }
+        kind => Entry::Unusable { id, reason: kind.as_str().to_owned(), detail: error.to_string(), subject },
     })
 }
 

@@ -254,11 +254,15 @@ impl Copying<'_> {
     /// Notes an entry that is no file to be copied.
     async fn note(&mut self, step: Step) {
         let change = match step {
-            Step::Entry(Entry::Foreign { subject, reason }, _) => {
+            Step::Entry(Entry::Foreign { subject, reason, .. }, row) => {
                 self.plan_entry();
+                // It was a file once. Noted first, as what it is now is what the run tells of it.
+                if let Some(row) = row.filter(|row| row.state != crate::item::State::Gone) {
+                    self.worker.recorder.note(Change::Gone { id: row.id }, None).await;
+                }
                 Change::Noted(line(&subject, Outcome::Skipped, &reason, None, None))
             }
-            Step::Entry(Entry::Unusable { subject, reason, detail }, _) => {
+            Step::Entry(Entry::Unusable { subject, reason, detail, .. }, _) => {
                 self.plan_entry();
                 self.usable = false;
                 Change::Noted(line(&subject, Outcome::Failed, &reason, Some(detail), None))

@@ -176,11 +176,11 @@ impl Audit<'_> {
                 });
                 return self.auditor.shared.outages.load(Atomic::Relaxed) < OUTAGE_LIMIT;
             }
-            Step::Entry(Entry::Foreign { subject, reason }, _) => {
+            Step::Entry(Entry::Foreign { subject, reason, .. }, _) => {
                 self.plan_entry();
                 self.auditor.note(&subject, Outcome::Skipped, &reason, None, None).await;
             }
-            Step::Entry(Entry::Unusable { subject, reason, detail }, _) => {
+            Step::Entry(Entry::Unusable { subject, reason, detail, .. }, _) => {
                 self.plan_entry();
                 self.usable = false;
                 self.auditor.note(&subject, Outcome::Failed, &reason, Some(detail), None).await;

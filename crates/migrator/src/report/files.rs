@@ -18,6 +18,15 @@ use crate::report::{Report, ReportError};
 pub const COLUMNS: [&str; 8] =
     ["id", "size", "sha256", "outcome", "verified_by", "attempts", "reason", "error"];
 
+/// Makes the directory of a report and tries to write into it, before a run whose report it is to hold.
+///
+/// # Errors
+/// [`ReportError::Io`].
+pub fn prepare(directory: &Path) -> Result<(), ReportError> {
+    let tried = fs::create_dir_all(directory).and_then(|()| tempfile::tempfile_in(directory));
+    tried.map(drop).map_err(|source| ReportError::Io { path: directory.to_owned(), source })
+}
+
 /// Writes the report of a run, or of the latest, into `directory`, which is made when it is missing.
 ///
 /// The three files appear under their names only when all of them are whole. Blocks the thread while it writes:

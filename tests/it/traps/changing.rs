@@ -121,7 +121,7 @@ fn a_file_truncated_while_copied_is_copied_afresh() {
 }
 
 /// A file that somebody never stops writing must end up in the report, and never half in the target; the older
-/// copy stays. This takes longer than 5 seconds without a terminal, so the progress must be told in lines.
+/// copy stays.
 #[test]
 fn a_file_that_never_stops_changing_is_reported_and_not_published() {
     let desk = Desk::new();
@@ -156,7 +156,6 @@ fn a_file_that_never_stops_changing_is_reported_and_not_published() {
     let row = report.row("file").unwrap();
     assert_eq!((row["reason"].as_str(), row["attempts"].as_str()), ("changing", "3"), "{row:?}");
     assert!(ran.stdout.contains("changing") && ran.stderr.contains("failed: file"), "{ran}");
-    assert!(ran.stderr.lines().any(|line| line.contains("files ") && line.contains("s: ")), "{ran}");
     // It is quiet now: the same command heals it.
     copy.run().exits(0);
     expected.insert("file".to_owned(), entry(&fs::read(&path).unwrap()));

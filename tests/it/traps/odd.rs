@@ -1,8 +1,11 @@
 //! Entries that are no plain files: they hang other tools, or become rubbish in the target.
 
+use std::fs;
+use std::os::unix::fs::symlink;
+
 use test_rig::Tree;
 
-use crate::support::{Desk, Report, assert_same, stored};
+use crate::support::{Desk, Report, assert_same, entry, stored};
 
 /// A dangling link aborts the listing of some tools; a circle is followed for ever; a fifo is waited for.
 #[test]
@@ -59,4 +62,36 @@ fn an_empty_source_and_an_empty_file_are_copied_as_they_are() {
     copy.run().exits(0);
     assert_eq!(Report::read(&desk.path("report")).sum("copied"), 1);
     assert_eq!(stored(&desk.path("target"))["empty"].size, 0);
+}
+
+/// The row of the file that was must not stand beside the line of what it is now: the sums would not add up.
+#[test]
+fn a_copied_file_that_became_a_link_or_a_fifo_is_told_once() {
+    let desk = Desk::new();
+    for name in ["fifo", "link", "plain"] {
+        desk.write(&format!("source/{name}"), name);
+    }
+    let copy = desk.migrator(["copy", "source", "embedded:target", "--report", "report"]);
+    copy.clone().run().exits(0);
+    fs::remove_file(desk.source("fifo")).unwrap();
+    fs::remove_file(desk.source("link")).unwrap();
+    symlink("/etc/hostname", desk.source("link")).unwrap();
+    let mode = rustix::fs::Mode::from_raw_mode(0o644);
+    rustix::fs::mknodat(rustix::fs::CWD, desk.source("fifo"), rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    for _ in 0..2 {
+        copy.clone().run().exits(0);
+        let report = Report::read(&desk.path("report"));
+        assert_eq!((report.sum("skipped"), report.sum("unchanged")), (2, 1));
+        assert_eq!(stored(&desk.path("target"))["link"], entry(b"link"), "nothing is deleted or replaced");
+    }
+    let verify = desk.migrator(["verify", "source", "embedded:target", "--json"]).run().exits(0).summary();
+    assert_eq!(
+        (&verify["sums"]["skipped"]["files"], &verify["sums"]["unchanged"]["files"]),
+        (&2.into(), &1.into())
+    );
+    // A file again: copied again.
+    fs::remove_file(desk.source("link")).unwrap();
+    desk.write("source/link", "new");
+    copy.run().exits(0);
+    assert_eq!(stored(&desk.path("target"))["link"], entry(b"new"));
 }

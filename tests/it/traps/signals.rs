@@ -68,7 +68,8 @@ fn sigint_stops_in_order_and_the_next_run_goes_on() {
     stops_in_order(Signal::INT);
 }
 
-/// A server that does not answer must not keep the program from stopping.
+/// A server that does not answer must not keep the program from stopping. This takes longer than 5 seconds without a
+/// terminal, so the progress must be told in lines.
 #[test]
 fn a_stop_does_not_wait_for_a_server_that_hangs() {
     let Some(remote) = Remote::garage() else { return };
@@ -89,6 +90,7 @@ fn a_stop_does_not_wait_for_a_server_that_hangs() {
     running.signal(Signal::TERM);
     let ran = running.wait().exits(130);
     assert!(sent.elapsed() < GRACE + Duration::from_secs(1), "took {:?}\n{ran}", sent.elapsed());
+    assert!(ran.stderr.lines().any(|line| line.contains("s: files ")), "no progress\n{ran}");
     assert_sound(&desk);
     proxy.set(Fault::Pass);
     copy.run().exits(0);

@@ -1,10 +1,12 @@
 //! Uploads that nobody will finish: found by the ledger, abandoned, forgotten.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use futures::TryStreamExt;
 use jiff::Timestamp;
 use serde::Serialize;
+use storage_core::id::FileId;
 use storage_core::storage::{FileStorage, UploadTicket};
 
 use crate::item::State;
@@ -78,6 +80,24 @@ pub(super) async fn before_copy(
         }
     }
     Ok(swept)
+}
+
+/// Abandons the open uploads of these files that the ledger has no ticket of: their beginning was not answered.
+pub(super) async fn unanswered(
+    ledger: &dyn Ledger,
+    target: &dyn FileStorage,
+    files: &BTreeSet<FileId>,
+) -> Result<(), EngineError> {
+    let Some(uploads) = target.resumable().filter(|_| !files.is_empty()) else { return Ok(()) };
+    for ticket in uploads.stale(Duration::ZERO).await.map_err(EngineError::Target)? {
+        if files.contains(&ticket.id)
+            && let Some(row) = ledger.file(&ticket.id).await?
+            && is_unrecorded(&row, &ticket)
+        {
+            uploads.abandon(&ticket).await.map_err(EngineError::Target)?;
+        }
+    }
+    Ok(())
 }
 
 /// Abandons the uploads that the ledger knows as no longer wanted.

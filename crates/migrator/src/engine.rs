@@ -8,7 +8,7 @@ use futures::stream::{self, BoxStream};
 use storage_core::storage::{Capabilities, FileStorage};
 use tokio_util::sync::CancellationToken;
 
-use crate::ledger::{FileFilter, FileRecord, Ledger, LedgerError, RunEnd, RunId};
+use crate::ledger::{FileFilter, FileRecord, Ledger, LedgerError, RunEnd, RunId, Tally};
 use crate::plan::{Merge, MergeError, Summary};
 use crate::progress::Progress;
 use crate::scan::{self, Filter};
@@ -159,4 +159,12 @@ pub async fn plan(
         summary.add(step, target, list_at_most);
     }
     Ok(summary)
+}
+
+/// Bytes are counted where they pass, failed attempts included.
+fn with_bytes(mut tally: Tally, progress: &Progress) -> Tally {
+    let numbers = progress.snapshot();
+    tally.bytes_read = numbers.bytes_read;
+    tally.bytes_sent = numbers.bytes_sent;
+    tally
 }

@@ -137,7 +137,9 @@ impl Failure {
     /// Makes a failure of a storage that cannot be used.
     pub fn storage(side: Side, error: &StorageError) -> Self {
         let (exit, hint) = storage_kind(side, error.kind());
-        let failure = Self::new(exit, format!("{side}: {error}")).with_causes_of(error);
+        let named = error.storage() == Some(&side.to_string());
+        let message = if named { error.to_string() } else { format!("{side}: {error}") };
+        let failure = Self::new(exit, message).with_causes_of(error);
         match hint {
             Some(hint) => failure.with_hint(hint),
             None => failure,
@@ -325,6 +327,12 @@ mod tests {
             let failure = Failure::storage(Side::Source, &StorageError::new(kind, Op::List));
             assert_eq!(failure.exit, Exit::Internal, "{kind:?}");
         }
+    }
+
+    #[test]
+    fn the_side_is_named_once() {
+        let error = StorageError::new(ErrorKind::Unavailable, Op::Open).with_storage("target");
+        assert_eq!(Failure::storage(Side::Target, &error).message, "open on target: unavailable");
     }
 
     #[test]

@@ -160,9 +160,9 @@ pub struct Tally {
     pub unchanged_bytes: u64,
     /// Files left out by filters; not planned.
     pub excluded: u64,
-    /// Bytes read from the source.
+    /// Bytes read: from the source, and of the target where it is read back. Failed attempts included.
     pub bytes_read: u64,
-    /// Bytes sent to the target.
+    /// Bytes that the target took, failed attempts included.
     pub bytes_sent: u64,
     /// Parts sent.
     pub parts_sent: u64,
@@ -336,7 +336,9 @@ pub struct Published {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// `Copying` from now on, with this size and identity. Keeps an open upload's ticket and parts only if the
-    /// row's identity is the same; a ticket that is dropped here goes to [`Ledger::orphans`].
+    /// row's size and identity are the same; a ticket that is dropped here goes to [`Ledger::orphans`]. What was
+    /// published before (digest, composite, target's version, verifier) and the error are forgotten: the journal
+    /// has them.
     Intend {
         /// The file.
         id: FileId,
@@ -345,12 +347,12 @@ pub enum Change {
         /// The source's identity.
         source_version: Version,
     },
-    /// A multipart upload began.
+    /// A multipart upload began. Another that was open goes to [`Ledger::orphans`], and its parts are forgotten.
     UploadBegun {
         /// The file, size of parts, the storage's name of the upload.
         ticket: UploadTicket,
     },
-    /// A part is stored; the same number again replaces it.
+    /// A part is stored; the same number again replaces it. Stale where no upload is open.
     PartStored {
         /// The file.
         id: FileId,
@@ -456,10 +458,17 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
     /// Begins a run. Runs that a kill left open are closed as [`RunEnd::Aborted`]: their outcomes stay.
     async fn begin_run(&self, kind: RunKind, program: &str) -> Result<RunId>;
 
-    /// Notes how far the run is: its tally and the last id its scan has seen.
+    /// Notes how far the run is: its tally and the last id its scan has seen; with no id, the one noted before
+    /// stays.
+    ///
+    /// # Errors
+    /// [`LedgerError::Other`]: the run is not open.
     async fn checkpoint(&self, run: RunId, tally: Tally, scanned_to: Option<FileId>) -> Result<()>;
 
     /// Ends a run.
+    ///
+    /// # Errors
+    /// [`LedgerError::Other`]: the run is not open.
     async fn finish_run(&self, run: RunId, end: RunEnd, tally: Tally, scan_complete: bool) -> Result<()>;
 
     /// Returns a run, or the latest.
@@ -469,7 +478,11 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
     async fn runs(&self, limit: u32) -> Result<Vec<RunRecord>>;
 
     /// Makes changes durable, in order, and answers for each. All of one call become durable together or not
-    /// at all; calls made at the same time share one commit.
+    /// at all; calls made at the same time share one commit. A call that is dropped may have taken effect.
+    ///
+    /// # Errors
+    /// [`LedgerError::Other`]: the run is not open, so that no outcome is added to a run that was reported; or a
+    /// change contradicts itself (confirmed by [`Verified::No`], damaged and neither `Missing` nor `Different`).
     async fn record(&self, run: RunId, changes: Vec<Change>) -> Result<Vec<Recorded>>;
 
     /// Returns the row of a file.

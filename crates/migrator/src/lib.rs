@@ -1,5 +1,7 @@
 //! The migrator: moves files between any two storages, verified, resumable, reported.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests make and change files"))]
+
 pub mod cli;
 pub mod config;
 pub mod engine;

@@ -89,8 +89,6 @@ pub struct Arrived {
     pub version: Option<Version>,
     /// Whether the target compared the bytes with the digest.
     pub verified: Verified,
-    /// Bytes sent in this attempt.
-    pub bytes_sent: u64,
     /// Parts sent in this attempt.
     pub parts_sent: u64,
     /// Parts found stored, and not sent again.
@@ -237,7 +235,7 @@ impl Mover {
             .await
             .map_err(TransferError::Target)?;
         self.progress.bytes_sent(size);
-        arrived(receipt, digest, None, Sent { bytes: size, ..Sent::default() })
+        arrived(receipt, digest, None, Sent::default())
     }
 
     /// A large file into a target without uploads in parts: the target reads the source's stream itself.
@@ -260,7 +258,7 @@ impl Mover {
             )
         })?;
         self.progress.bytes_sent(file.size);
-        arrived(receipt, digest, None, Sent { bytes: file.size, ..Sent::default() })
+        arrived(receipt, digest, None, Sent::default())
     }
 
     async fn in_parts(
@@ -383,7 +381,6 @@ impl Mover {
                 continue;
             }
             sent.parts += 1;
-            sent.bytes += size;
             let (mover, ticket, journal) = (self.clone(), ticket.clone(), Arc::clone(journal));
             let bytes = buffer.freeze();
             parts.tasks.spawn(async move {
@@ -489,7 +486,6 @@ fn attributes(metadata: &FileMetadata) -> UploadOptions {
 
 #[derive(Default)]
 struct Sent {
-    bytes: u64,
     parts: u64,
     resumed: u64,
 }
@@ -518,7 +514,6 @@ fn arrived(
         composite,
         version: receipt.metadata.version,
         verified: receipt.verified,
-        bytes_sent: sent.bytes,
         parts_sent: sent.parts,
         parts_resumed: sent.resumed,
     })

@@ -2,8 +2,11 @@
 //!
 //! Every test has its own HOME and an otherwise empty environment.
 
+#![expect(clippy::disallowed_methods, reason = "fixtures: nobody reads them meanwhile")]
+
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
@@ -74,7 +77,7 @@ fn usage_errors_exit_with_2() {
         &["copy", "source", "target", "--part-size", "6GiB"],
         &["copy", "source", "target", "--concurrency", "0"],
         &["copy", "source", "target", "--bandwidth", "fast"],
-        &["copy", "source", "target", "--exclude", "a["],
+        &["copy", "source", "target", "--exclude", "a{b"],
         &["copy", "source", "gs://bucket"],
         &["copy", "source", "minio:bucket"],
         &["explain", "source", "target"],
@@ -82,7 +85,7 @@ fn usage_errors_exit_with_2() {
     ];
     let shown: Vec<String> =
         lines.iter().map(|line| format!("$ migrator {}\n{}", line.join(" "), place.run(line))).collect();
-    assert!(shown.iter().all(|text| text.contains("\nexit 2\n")));
+    assert!(shown.iter().all(|text| text.contains("\nexit 2\n")), "{shown:#?}");
     insta::assert_snapshot!(shown.join("\n"));
     assert!(!place.path("target").exists() && !place.path("home/.local").exists());
 }
@@ -183,7 +186,7 @@ fn a_copy_of_a_directory_is_told_to_people_and_to_programs() {
     let line = ["copy", "source", "target", "--report", "report", "--no-progress"];
     let filters = vec![
         (r"[^\s/]*--[^\s/]*-[0-9a-f]{8}\.sqlite", "LEDGER.sqlite"),
-        (r"after \d+s", "after TIME"),
+        (r"\(\d+s\)", "(TIME)"),
         (r"\d{4}-\d\d-\d\dT[0-9:.]+Z", "WHEN"),
         (r#""seconds":[0-9.e-]+"#, r#""seconds":SECONDS"#),
     ];
@@ -214,12 +217,48 @@ fn a_copy_of_a_directory_is_told_to_people_and_to_programs() {
 }
 
 #[test]
+fn an_interrupted_copy_exits_with_130_and_goes_on_and_nobody_else_copies_meanwhile() {
+    let place = Place::new();
+    for number in 0..40 {
+        std::fs::write(place.path(&format!("source/f{number}")), vec![number; 64 << 10]).unwrap();
+    }
+    let line = ["copy", "source", "target", "--bandwidth", "256k", "--concurrency", "2", "--json"];
+    let mut first = place.command(&line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(first.stdout.take().unwrap()).lines();
+    let begun = |line: &String| line.contains(r#""event":"file""#);
+    assert!(lines.by_ref().map_while(Result::ok).any(|line| begun(&line)), "no file was copied");
+
+    let second = place.run(&["copy", "source", "target"]);
+    assert!(second.starts_with("exit 6\n"), "{second}");
+    let holder = format!("process {} on ", first.id());
+    assert!(second.contains("is in use by") && second.contains(&holder), "{second}");
+
+    let pid = rustix::process::Pid::from_child(&first);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let told: Vec<String> = lines.map_while(Result::ok).collect();
+    assert_eq!(first.wait().unwrap().code(), Some(130));
+    let summary: serde_json::Value = serde_json::from_str(told.last().unwrap()).unwrap();
+    assert_eq!(
+        (summary["event"].as_str(), summary["result"].as_str()),
+        (Some("summary"), Some("interrupted"))
+    );
+    let copied = summary["sums"]["copied"]["files"].as_u64().unwrap();
+    assert!((1..41).contains(&copied), "{summary}");
+
+    let rest = place.run(&["copy", "source", "target", "--json", "--no-progress"]);
+    let summary: serde_json::Value = serde_json::from_str(rest.trim_end().lines().last().unwrap()).unwrap();
+    assert_eq!(summary["result"], "clean", "{rest}");
+    assert_eq!(summary["sums"]["unchanged"]["files"].as_u64().unwrap(), copied);
+    assert_eq!(summary["sums"]["copied"]["files"].as_u64().unwrap(), 41 - copied);
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_error() {
     let place = Place::new();
     let mut child = place
         .command(&["plan", "source", "target"])
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     drop(child.stdout.take());

@@ -101,7 +101,7 @@ pub(crate) struct Query {
 /// One entry of a page.
 #[derive(Clone, Debug)]
 pub(crate) enum Item {
-    File(String, FileMetadata),
+    File(String, Box<FileMetadata>),
     Prefix(String),
 }
 
@@ -155,7 +155,7 @@ pub(crate) async fn page(storage: &dyn FileStorage, query: &Query) -> S3Result<P
             }
             let item = match common_prefix(&key, &query.prefix, query.delimiter.as_deref()) {
                 Some(prefix) => Item::Prefix(prefix.to_owned()),
-                None => Item::File(key, file),
+                None => Item::File(key, Box::new(file)),
             };
             after = Some(item.position());
             page.items.push(item);

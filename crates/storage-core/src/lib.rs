@@ -1,4 +1,50 @@
-//! File storage for services: local disk, S3-compatible servers and memory behind one trait.
+//! File storage for services: a local directory, S3-compatible servers and memory behind one trait.
+//!
+//! [`FileStorage`] is the waist of the library. Backends implement it, layers wrap it, services hold an
+//! `Arc<dyn FileStorage>` and know neither. A file is published whole or not at all, its SHA-256 is computed from
+//! the very bytes that were stored, a listing is in byte order, and an option that a storage cannot honour is an
+//! error.
+//!
+//! ```
+//! use storage_core::stack::{self, StackConfig};
+//! use storage_core::{Body, ErrorKind, FileId, FileStorageExt, Precondition, UploadOptions};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // From a configuration file; "local" and "s3" are the other types.
+//! let config: StackConfig = serde_json::from_str(r#"{ "backend": { "type": "memory" } }"#)?;
+//! let storage = stack::build(config).await?;
+//!
+//! let id = FileId::parse("reports/2024/final.pdf")?;
+//! let options = UploadOptions::default()
+//!     .with_file_name("Final report (Ä).pdf")
+//!     .with_when(Precondition::Absent);
+//! let receipt = storage.upload(&id, Body::from_bytes("%PDF-1.7"), options.clone()).await?;
+//! assert_eq!(receipt.metadata.content_type.as_deref(), Some("application/pdf"));
+//! assert_eq!(storage.download_bytes(&id).await?, "%PDF-1.7");
+//!
+//! // Of two creators exactly one succeeds.
+//! let second = storage.upload(&id, Body::from_bytes("other"), options).await;
+//! assert_eq!(second.unwrap_err().kind(), ErrorKind::AlreadyExists);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`id`] | names of files, parsed at the border |
+//! | [`error`] | the one error: what happened, to what, and whether it left a trace |
+//! | [`checksum`] | digests, and streams that check bytes while they pass |
+//! | [`metadata`] | what is known of a file besides its bytes |
+//! | [`body`] | bytes that can be read again, from any offset |
+//! | [`storage`] | the trait, its options and answers |
+//! | [`backend`] | the storages: a directory, S3, memory |
+//! | [`layer`] | what is put around one: metrics, retry, limit, timeout |
+//! | [`stack`] | from a configuration to a storage with its layers |
+//! | `testkit` | with the feature of that name: the conformance suite, and a storage that fails on purpose |
+//!
+//! Features: `local` and `s3` (both on by default) bring their backends, `testkit` the tests for storages of
+//! one's own.
 
 pub mod backend;
 pub mod body;
@@ -11,3 +57,13 @@ pub mod stack;
 pub mod storage;
 #[cfg(feature = "testkit")]
 pub mod testkit;
+
+pub use self::body::Body;
+pub use self::checksum::Digest;
+pub use self::error::{Effect, Error, ErrorKind, Op, Result, Retry};
+pub use self::id::{FileId, Prefix};
+pub use self::metadata::{FileMetadata, Version};
+pub use self::storage::{
+    ByteRange, Capabilities, Download, DownloadOptions, FileStorage, FileStorageExt, ListOptions,
+    Precondition, Receipt, ResumableUpload, UploadOptions, Verified,
+};

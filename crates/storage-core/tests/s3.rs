@@ -2,9 +2,12 @@
 //! tags, no checksums). Between them every branch of what a server can or cannot do is taken.
 
 #![cfg(feature = "s3")]
+#![expect(clippy::print_stderr, reason = "seeds, cases and what was found are for whoever reads a failure")]
 
 #[path = "s3/common.rs"]
 mod common;
+#[path = "s3/embedded.rs"]
+mod embedded;
 #[path = "s3/faults.rs"]
 mod faults;
 #[path = "s3/keys.rs"]
@@ -21,3 +24,4 @@ mod parts;
 use common::fixture_on_garage;
 
 storage_core::conformance!(garage_keeps_its_promises, fixture_on_garage);
+storage_core::conformance!(the_embedded_server_keeps_its_promises, embedded::fixture);

@@ -164,9 +164,9 @@ pub enum Command {
     Copy(Copy),
     /// Compare source, ledger and target
     ///
-    /// Looks at every file in all three and names what is missing, different, outdated, not provable, or in the
-    /// target only. Changes nothing in the source and the target. What it finds is copied again by the next
-    /// copy.
+    /// Looks at every file in all three and names what is missing, different, outdated, unverified (nothing
+    /// proves its bytes), or in the target only. Changes no file in the source and the target. What is missing or
+    /// different is copied again by the next copy.
     Verify(Verify),
     /// Show where a migration stands: the latest run, files by state, what is left
     Status(Lookup),
@@ -236,12 +236,12 @@ pub struct Plan {
     /// The two storages.
     #[command(flatten)]
     pub pair: Pair,
-    /// Which files.
-    #[command(flatten)]
-    pub which: Which,
     /// Name at most so many entries that would be skipped or would fail
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub list: usize,
+    /// Which files.
+    #[command(flatten)]
+    pub which: Which,
 }
 
 /// `copy`
@@ -250,6 +250,12 @@ pub struct Copy {
     /// The two storages.
     #[command(flatten)]
     pub pair: Pair,
+    /// Write report.json, files.csv and SHA256SUMS into this directory after the run
+    ///
+    /// `sha256sum -c SHA256SUMS`, run inside a source directory, checks every file that is migrated. The
+    /// directory is made when it is missing; it must not lie inside the source or the target.
+    #[arg(long, value_name = "DIR")]
+    pub report: Option<PathBuf>,
     /// Which files.
     #[command(flatten)]
     pub which: Which,
@@ -262,12 +268,6 @@ pub struct Copy {
     /// parts.
     #[arg(long, value_name = "SIZE", value_parser = part_size, help_heading = "How fast")]
     pub part_size: Option<NonZeroU64>,
-    /// Write report.json, files.csv and SHA256SUMS into this directory after the run
-    ///
-    /// `sha256sum -c SHA256SUMS`, run inside a source directory, checks every file that is migrated. The
-    /// directory is made when it is missing; it must not lie inside the source or the target.
-    #[arg(long, value_name = "DIR")]
-    pub report: Option<PathBuf>,
 }
 
 /// `verify`
@@ -276,21 +276,21 @@ pub struct Verify {
     /// The two storages.
     #[command(flatten)]
     pub pair: Pair,
+    /// Read every byte of the target
+    ///
+    /// By default the target's checksums are believed where it has been shown that it refuses wrong bytes, and
+    /// what they do not prove is told as unverified. A directory keeps no such checksums.
+    #[arg(long)]
+    pub read_back: bool,
+    /// Write report.json, files.csv and SHA256SUMS into this directory after the run
+    #[arg(long, value_name = "DIR")]
+    pub report: Option<PathBuf>,
     /// Which files.
     #[command(flatten)]
     pub which: Which,
     /// How fast.
     #[command(flatten)]
     pub pace: Pace,
-    /// Read every byte of the target
-    ///
-    /// By default the target's checksums are believed where it has been shown that it refuses wrong bytes, and
-    /// read back elsewhere.
-    #[arg(long)]
-    pub read_back: bool,
-    /// Write report.json, files.csv and SHA256SUMS into this directory after the run
-    #[arg(long, value_name = "DIR")]
-    pub report: Option<PathBuf>,
 }
 
 /// Whose ledger.
@@ -324,8 +324,8 @@ pub struct Report {
 /// `explain`
 #[derive(Debug, clap::Args)]
 pub struct Explain {
-    /// SOURCE TARGET ID, or with --ledger the ID alone: the path of the file beneath the source
-    #[arg(value_names = ["SOURCE", "TARGET", "ID"], num_args = 1..=3, required = true)]
+    /// The two storages and the file's path beneath the source; with --ledger the path alone
+    #[arg(value_name = "SOURCE TARGET ID", num_args = 1..=3, required = true)]
     pub words: Vec<OsString>,
     /// The ledger, instead of the pair whose ledger it is
     #[arg(long, value_name = "PATH")]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use s3_server::{RunningServer, Server, ServerConfig};
 use storage_core::backend::local::{Durability, LocalConfig, LocalStorage};
 use storage_core::backend::s3::S3Config;
-use storage_core::error::Error;
+use storage_core::error::{Error, ErrorKind, Op};
 use storage_core::layer::limit::LimitConfig;
 use storage_core::stack::{self, BackendConfig, LayersConfig, StackConfig};
 use storage_core::storage::{Access, FileStorage};
@@ -154,6 +154,25 @@ impl Context {
         self.open_place(place, side, access).await.map_err(|error| Failure::storage(side, &error))
     }
 
+    /// Opens a target that is looked at only, and finds out what it can do.
+    ///
+    /// Whether a server refuses wrong bytes is known only after it was sent some, so it is opened as for writing:
+    /// the probes leave nothing behind. A caller who may not write learns less, and reads back instead.
+    ///
+    /// # Errors
+    /// It cannot be used.
+    pub(super) async fn open_to_ask(&self, place: &Place) -> Result<Opened, Failure> {
+        if matches!(place, Place::S3(_) | Place::Embedded { .. }) {
+            match self.open_place(place, Side::Target, Access::ReadWrite).await {
+                Err(error) if error.kind() == ErrorKind::Denied => {
+                    tracing::warn!(%error, "what the target can do is not known: it may not be written to");
+                }
+                other => return other.map_err(|error| Failure::storage(Side::Target, &error)),
+            }
+        }
+        self.open(place, Side::Target, Access::ReadOnly).await
+    }
+
     async fn open_place(&self, place: &Place, side: Side, access: Access) -> Result<Opened, Error> {
         let name = side.to_string();
         match place {
@@ -190,7 +209,7 @@ impl Context {
                 let config =
                     ServerConfig::new().with_bucket(EMBEDDED_BUCKET, behind).with_random_credentials();
                 let server = Server::bind(config, ([127, 0, 0, 1], 0).into()).await.map_err(|error| {
-                    Error::new(storage_core::error::ErrorKind::Unavailable, storage_core::error::Op::Open)
+                    Error::new(ErrorKind::Unavailable, Op::Open)
                         .with_storage("embedded")
                         .with_message("the embedded server cannot listen on the loopback interface")
                         .with_source(error)

@@ -12,7 +12,7 @@ use crate::cli::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::item::State;
 use crate::ledger::{FileRecord, Ledger, Outcome, OutcomeRecord, RunId};
-use crate::quantity::{show_count, show_name, show_size, show_text};
+use crate::quantity::{show_count, show_name, show_text};
 
 #[derive(Serialize)]
 struct ExplainBody<'e> {
@@ -115,7 +115,7 @@ fn human(
         None => line(format_args!("  the ledger has no file of this name")),
         Some(row) => {
             line(format_args!("  {}: {}", row.state, in_words(row.state)));
-            line(format_args!("  size      {} ({} bytes)", show_size(row.size), row.size));
+            line(format_args!("  size      {}", show_count(row.size, "byte")));
             if let Some(digest) = &row.digest {
                 line(format_args!("  sha256    {digest}"));
             }

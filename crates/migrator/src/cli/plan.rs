@@ -79,7 +79,7 @@ async fn existing_ledger(migration: &Migration) -> Result<Option<SqliteLedger>, 
     Ok(Some(ledger))
 }
 
-/// Opens the target for reading only. A directory that is not there yet is not made: a temporary one stands in,
+/// Opens the target to see what it can hold. A directory that is not there yet is not made: a temporary one stands in,
 /// as all that is asked of it is what a directory can hold.
 async fn open_target(
     context: &Context,
@@ -87,12 +87,7 @@ async fn open_target(
 ) -> Result<(Opened, Option<tempfile::TempDir>), Failure> {
     let missing = migration.target.directory().is_some_and(|path| !path.exists());
     if !missing {
-        let access = match &migration.target {
-            // What the embedded server can do is known only after it has been tried; it leaves nothing behind.
-            Place::Embedded { .. } => Access::ReadWrite,
-            _ => Access::ReadOnly,
-        };
-        return Ok((context.open(&migration.target, Side::Target, access).await?, None));
+        return Ok((context.open_to_ask(&migration.target).await?, None));
     }
     let stand_in = tempfile::tempdir()
         .map_err(|error| Failure::new(Exit::Config, format!("cannot make a temporary directory: {error}")))?;

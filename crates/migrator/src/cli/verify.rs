@@ -27,7 +27,11 @@ pub(super) async fn run(
     let (migration, report) = context.migration(&args.pair, args.report.as_deref())?;
     let ledger = Arc::new(context.open_ledger(&migration, OpenMode::Existing).await?);
     let source = context.open(&migration.source, Side::Source, Access::ReadOnly).await?;
-    let target = context.open(&migration.target, Side::Target, Access::ReadOnly).await?;
+    let target = if args.read_back {
+        context.open(&migration.target, Side::Target, Access::ReadOnly).await?
+    } else {
+        context.open_to_ask(&migration.target).await?
+    };
 
     let options = VerifyOptions {
         read_back: args.read_back,

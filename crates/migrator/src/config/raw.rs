@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use storage_core::id::FileId;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -79,7 +80,14 @@ fn storage(table: &Table<'_, '_>) -> Result<Storage, ConfigError> {
         }
         "s3" => {
             table.only(&S3_KEYS)?;
-            let prefix = table.text("prefix")?.unwrap_or_default();
+            let prefix = table.checked("prefix", |value| {
+                let text = value.as_str().ok_or("expected a text in quotes")?;
+                let text = text.strip_suffix('/').unwrap_or(text);
+                match text {
+                    "" => Ok(String::new()),
+                    _ => FileId::parse(text).map(|id| id.to_string()).map_err(|error| error.to_string()),
+                }
+            })?;
             let endpoints = table.texts("endpoints")?;
             for endpoint in &endpoints {
                 check_endpoint(endpoint).map_err(|message| {
@@ -90,7 +98,7 @@ fn storage(table: &Table<'_, '_>) -> Result<Storage, ConfigError> {
             }
             Ok(Storage::S3(S3 {
                 bucket: table.required("bucket")?,
-                prefix: prefix.trim_matches('/').to_owned(),
+                prefix: prefix.unwrap_or_default(),
                 endpoints,
                 region: table.text("region")?,
                 profile: table.text("profile")?,
@@ -241,7 +249,7 @@ mod tests {
 
     fn refused(text: &str) -> String {
         let error = parsed(text).unwrap_err();
-        format!("{error} | {}", error.hint.unwrap_or_default())
+        format!("{error} | {}", error.hint.as_deref().unwrap_or_default())
     }
 
     #[test]
@@ -301,6 +309,7 @@ mod tests {
             ("[storage.a]\nkind = \"local\"", "[storage.a] has no key \"path\""),
             ("[storage.a]\npath = \"/x\"", "[storage.a] has no key \"kind\""),
             ("storage = 3", "expected a section"),
+            ("[storage.a]\nkind = \"s3\"\nbucket = \"b\"\nprefix = \"/p\"", ":4: prefix: an id must not"),
             ("a = = b", "/etc/migrator/config.toml:1: "),
         ] {
             let refusal = refused(text);

@@ -43,7 +43,7 @@ use crate::transfer::{Arrived, Journal, Mover, MoverOptions, Resume, Throttle, T
 use crate::verify::{Claim, Verdict, by_checksum, by_reading};
 
 use super::recorder::{Recorder, line};
-use super::{CopyOptions, Ended, EngineError, Job, OUTAGE_LIMIT, sweep};
+use super::{CopyOptions, Ended, EngineError, Job, OUTAGE_LIMIT, sweep, with_bytes};
 
 /// How long the target may take to answer the canary before the first file.
 const PROBE_DEADLINE: Duration = Duration::from_secs(30);
@@ -139,7 +139,7 @@ pub async fn copy(job: &Job, options: &CopyOptions) -> Result<Ended, EngineError
         (None, true) => RunEnd::Interrupted,
         (None, false) => RunEnd::Complete,
     };
-    let tally = shared.tally();
+    let tally = with_bytes(shared.tally(), &job.progress);
     let closed = async {
         job.ledger.checkpoint(run, tally, scanned_to).await?;
         job.ledger.finish_run(run, end, tally, scan_complete).await
@@ -244,7 +244,7 @@ impl Copying<'_> {
         }
         if self.told.elapsed() >= CHECKPOINT {
             self.told = Instant::now();
-            let tally = self.worker.shared.tally();
+            let tally = with_bytes(self.worker.shared.tally(), &self.job.progress);
             self.job.ledger.checkpoint(self.worker.run, tally, self.scanned_to.clone()).await?;
         }
         broken.map_or(Ok(true), Err)
@@ -479,8 +479,6 @@ impl Worker {
             Arc::new(LedgerJournal { ledger: Arc::clone(&self.ledger), run: self.run });
         let arrived = self.mover.transfer(file, resume, &journal).await?;
         self.shared.add(|tally| {
-            tally.bytes_read += file.size;
-            tally.bytes_sent += arrived.bytes_sent;
             tally.parts_sent += arrived.parts_sent;
             tally.parts_resumed += arrived.parts_resumed;
         });

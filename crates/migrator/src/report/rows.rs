@@ -127,8 +127,9 @@ impl<'l> Rows<'l> {
         }
         // A later run touched the row: what it was at the time of this one is in the journal of the runs before.
         let history = self.ledger.history(file.id.as_str()).await?;
-        let before = history.into_iter().filter(|(run, _)| *run < self.run.id).map(|(_, outcome)| outcome);
-        let last = before.filter(|outcome| outcome.outcome != Outcome::Excluded).next_back();
+        let mut before =
+            history.into_iter().filter(|(run, _)| *run < self.run.id).map(|(_, outcome)| outcome);
+        let last = before.rfind(|outcome| outcome.outcome != Outcome::Excluded);
         Ok(last.filter(|outcome| outcome.outcome == Outcome::Copied).map(|outcome| Row {
             fate: calm,
             attempts: 0,

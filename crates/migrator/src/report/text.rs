@@ -27,7 +27,7 @@ pub fn human(report: &Report) -> String {
         Verdict::Running => "not ended",
     };
     let took = run.seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    let took = took.map(|took| format!(" after {}", show_duration(took))).unwrap_or_default();
+    let took = took.map(|took| format!(" ({})", show_duration(took))).unwrap_or_default();
     line(&mut text, format_args!("{kind} run {}: {result}{took}", run.id));
     line(&mut text, format_args!("  from  {}", show_text(&report.pair.source)));
     line(&mut text, format_args!("  to    {}", show_text(&report.pair.target)));
@@ -54,6 +54,12 @@ pub fn human(report: &Report) -> String {
     ];
     for (what, sum) in beside.into_iter().filter(|(_, sum)| sum.files > 0) {
         line(&mut text, format_args!("  besides: {}, {what}", show_count(sum.files, "file")));
+    }
+    if sums.unverified.files > 0 {
+        line(
+            &mut text,
+            format_args!("  `migrator verify --read-back` compares every byte of what is unverified"),
+        );
     }
     if !run.scan_complete && run.end.is_some() {
         line(&mut text, format_args!("  the source was not seen as a whole"));

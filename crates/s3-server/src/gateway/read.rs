@@ -192,11 +192,7 @@ impl Gateway {
         if input.response_expires.is_some() {
             headers.remove(header::EXPIRES);
         }
-        let mut response = S3Response::with_headers(output, headers);
-        if range.is_some() {
-            response.status = Some(hyper::StatusCode::PARTIAL_CONTENT);
-        }
-        Ok(response)
+        Ok(S3Response::with_headers(output, headers))
     }
 
     pub(super) async fn attributes(

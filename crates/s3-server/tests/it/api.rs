@@ -65,11 +65,8 @@ async fn a_wrong_checksum_publishes_nothing() {
 #[tokio::test]
 async fn an_announced_trailer_that_does_not_come_is_missed() {
     let (server, storage) = memory().await;
-    let request = put("a", "hello").payload(Payload::Trailer("x-amz-checksum-crc32", "NhCmhg=="));
-    let other = request.header("x-amz-trailer", "x-amz-checksum-crc32c");
-    // The announcement is overwritten by the client of these tests, so it is made by another header.
-    let answer = other.header("x-amz-checksum-crc32c", "AAAAAA==").send(&server).await;
-    answer.refused(400, "BadDigest");
+    let request = put("a", "hello").payload(Payload::MissingTrailer("x-amz-checksum-crc32"));
+    request.send(&server).await.refused(400, "InvalidRequest");
     assert!(!storage.exists(&FileId::parse("a").unwrap()).await.unwrap());
 }
 
@@ -376,7 +373,7 @@ async fn a_multipart_upload_is_what_s3_says_it_is() {
         (vec!["2".into()], Some("false".into()))
     );
     let page = get("").query("uploads", "").send(&server).await.expect(200);
-    assert_eq!(page.elements("UploadId"), [upload.clone()]);
+    assert_eq!(page.element("UploadId").as_ref(), Some(&upload));
 
     let answer =
         complete("big", &upload, &etags).header("if-none-match", "*").send(&server).await.expect(200);

@@ -145,3 +145,13 @@ async fn a_dropped_server_is_gone() {
     assert!(matches!(open.read(&mut byte).await, Ok(0) | Err(_)));
     assert!(tokio::net::TcpStream::connect(address).await.is_err());
 }
+
+/// botocore carries the status of an answer that came instead of `100 Continue` over to the next request of the
+/// same connection, and waits for that one's end until it times out.
+#[tokio::test]
+async fn an_empty_body_that_waits_to_be_asked_for_ends_its_connection() {
+    let (server, _) = memory().await;
+    let request = |key: &str| Request::new("PUT", key).header("expect", "100-continue");
+    let mut answer = request("empty").keep_alive().send(&server).await.expect(200);
+    assert_eq!(answer.headers.remove("connection").as_deref(), Some("close"));
+}

@@ -31,6 +31,8 @@ pub(crate) enum Payload {
     Unsigned,
     /// Chunks without signatures and a trailer with this checksum.
     Trailer(&'static str, &'static str),
+    /// The same, with the trailer announced and not sent.
+    MissingTrailer(&'static str),
 }
 
 #[derive(Clone)]
@@ -136,6 +138,11 @@ impl Request {
         self
     }
 
+    /// Leaves it to the server to end the connection.
+    pub(crate) fn keep_alive(self) -> Self {
+        self.header("connection", "keep-alive")
+    }
+
     /// Announces more bytes than are sent, then ends the connection's sending side.
     pub(crate) fn announced(mut self, length: usize) -> Self {
         self.announced = Some(length);
@@ -152,12 +159,16 @@ impl Request {
         let hash = match self.payload {
             Payload::Signed => hex::encode(Sha256::digest(&self.body)),
             Payload::Unsigned => "UNSIGNED-PAYLOAD".to_owned(),
-            Payload::Trailer(name, value) => {
+            Payload::Trailer(name, _) | Payload::MissingTrailer(name) => {
                 let length = self.body.len();
                 let mut chunked = format!("{length:x}\r\n").into_bytes();
                 chunked.extend_from_slice(&self.body);
                 let end = if length > 0 { "\r\n0\r\n" } else { "\r\n" };
-                chunked.extend_from_slice(format!("{end}{name}:{value}\r\n\r\n").as_bytes());
+                chunked.extend_from_slice(end.as_bytes());
+                if let Payload::Trailer(_, value) = self.payload {
+                    chunked.extend_from_slice(format!("{name}:{value}\r\n").as_bytes());
+                }
+                chunked.extend_from_slice(b"\r\n");
                 self.body = chunked;
                 self.headers.insert("x-amz-decoded-content-length".into(), length.to_string());
                 self.headers.insert("x-amz-trailer".into(), name.into());
@@ -237,7 +248,10 @@ pub(crate) async fn exchange(
     announced: Option<usize>,
 ) -> Option<Response> {
     let mut stream = TcpStream::connect(server.local_addr()).await.unwrap();
-    let mut head = format!("{method} {target} HTTP/1.1\r\nconnection: close\r\n");
+    let mut head = format!("{method} {target} HTTP/1.1\r\n");
+    if !headers.contains_key("connection") {
+        head.push_str("connection: close\r\n");
+    }
     if !headers.contains_key("host") {
         head.push_str(&format!("host: {}\r\n", server.local_addr()));
     }

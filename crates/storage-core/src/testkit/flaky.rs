@@ -60,8 +60,8 @@ pub struct Odds {
     pub broken: f64,
     /// Operations that do not fail by chance. Default: none.
     pub sparing: &'static [Op],
-    /// Operations whose answers are not lost, as nobody could tell what to answer after that: a deletion, the
-    /// beginning of an upload. Default: none.
+    /// Operations that always answer, as nobody could tell what to say of them after a lost answer: a deletion,
+    /// the beginning of an upload. They fail before their effect instead. Default: none.
     pub answering: &'static [Op],
 }
 
@@ -101,7 +101,7 @@ impl Odds {
         self
     }
 
-    /// Sets whose answers are not lost by chance.
+    /// Sets which operations always answer.
     #[must_use]
     pub fn answering(mut self, operations: &'static [Op]) -> Self {
         self.answering = operations;
@@ -221,10 +221,10 @@ impl FlakyStorage {
         let Odds { before, after, never, broken, sparing, answering } = plan.odds;
         if sparing.contains(&op) {
             None
-        } else if chance < before {
+        } else if chance < before || (answering.contains(&op) && chance < before + after + never) {
             Some(Fault::Before(kind))
         } else if chance < before + after {
-            Some(if answering.contains(&op) { Fault::Before(kind) } else { Fault::After(kind) })
+            Some(Fault::After(kind))
         } else if chance < before + after + never {
             Some(Fault::Never)
         } else if chance < before + after + never + broken {

@@ -139,23 +139,29 @@ async fn a_creator_outside_of_this_process_is_not_overwritten() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_who_replace_one_version_exactly_one_wins() {
+async fn of_many_who_replace_one_version_exactly_one_wins() {
     let (root, one) = storage().await;
     // A second storage on the same root, in the same process.
     let two = open(root.path()).await;
     one.upload_bytes(&id("a"), bytes("0")).await.unwrap();
-    for round in 0..300 {
+    for round in 0..400 {
         let version = one.metadata(&id("a")).await.unwrap().version.unwrap();
-        let replace = |storage: LocalStorage, content: String| {
-            let options = when(Precondition::Version(version.clone()));
-            tokio::spawn(async move { storage.upload(&id("a"), Body::from_bytes(content), options).await })
-        };
-        let first = replace(one.clone(), format!("first {round}"));
-        let second = replace(two.clone(), format!("second {round}"));
-        let results = [first.await.unwrap(), second.await.unwrap()];
-        assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1, "round {round}");
-        let loser = results.into_iter().find_map(Result::err).unwrap();
-        assert_eq!(loser.kind(), ErrorKind::VersionMismatch);
+        let contenders: Vec<_> = (0..6)
+            .map(|contender| {
+                let storage = if contender % 2 == 0 { one.clone() } else { two.clone() };
+                let options = when(Precondition::Version(version.clone()));
+                let body = Body::from_bytes(format!("{contender} in {round}"));
+                tokio::spawn(async move { storage.upload(&id("a"), body, options).await })
+            })
+            .collect();
+        let mut winners = 0;
+        for contender in contenders {
+            match contender.await.unwrap() {
+                Ok(_) => winners += 1,
+                Err(error) => assert_eq!(error.kind(), ErrorKind::VersionMismatch),
+            }
+        }
+        assert_eq!(winners, 1, "round {round}");
     }
 }
 

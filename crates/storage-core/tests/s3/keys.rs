@@ -73,8 +73,9 @@ async fn odd_keys_survive_every_request() {
     });
     let names: BTreeSet<FileId> = ODD.iter().map(|name| id(name)).chain(random).collect();
     for (server, _, storage) in everywhere().await {
-        // moto answers 404 to a newline in a path and loses what stands before a `/./`.
-        let can = |name: &&FileId| server.kind != ServerKind::Moto || !name.as_str().contains(['\n', '\r']);
+        // moto answers 404 to a newline in a path, and repeats a prefix with control characters in broken XML.
+        let can =
+            |name: &&FileId| server.kind != ServerKind::Moto || !name.as_str().contains(char::is_control);
         let names: Vec<&FileId> = names.iter().filter(can).collect();
         for name in &names {
             let bytes = name.as_str().to_owned();

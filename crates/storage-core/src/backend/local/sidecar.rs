@@ -151,3 +151,36 @@ fn move_on(file: &File, stat: &Stat, by: i64) -> Result<(), Errno> {
         Timespec { tv_sec: seconds + nanos / 1_000_000_000, tv_nsec: (nanos % 1_000_000_000) as _ };
     futimens(file, &Timestamps { last_access: modified, last_modification: modified })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::LocalConfig;
+    use super::super::staged::Temp;
+    use super::*;
+
+    #[test]
+    fn a_new_version_of_the_same_size_and_time_leaves_the_old_one_its_sidecar() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::open(&LocalConfig::new(directory.path())).unwrap();
+        let id = FileId::parse("a").unwrap();
+        let staged = || Temp::create(&root.private(Op::Upload).unwrap().tmp, Op::Upload).unwrap();
+        let create = |name: &str, file: &File| {
+            let mut attributes = Attributes { file_name: Some(name.to_owned()), ..Attributes::default() };
+            Sidecar::create(&root, &id, &mut attributes, file, Op::Upload).unwrap()
+        };
+        let load = |file: &File| {
+            let stat = rustix::fs::fstat(file).unwrap();
+            Sidecar::load(&root, &id, &stat, Op::Metadata).unwrap().and_then(|known| known.file_name)
+        };
+        let (old, new) = (staged(), staged());
+        let time = std::time::SystemTime::now();
+        old.file.set_modified(time).unwrap();
+        new.file.set_modified(time).unwrap();
+        create("old", &old.file).keep();
+        let sidecar = create("new", &new.file);
+        assert_eq!((load(&old.file).as_deref(), load(&new.file).as_deref()), (Some("old"), Some("new")));
+        // The new version is not published after all.
+        drop(sidecar);
+        assert_eq!((load(&old.file).as_deref(), load(&new.file)), (Some("old"), None));
+    }
+}

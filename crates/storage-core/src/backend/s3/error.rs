@@ -135,16 +135,14 @@ impl Failure {
 
     /// Tells whether the request may be sent to another node of the cluster at once.
     pub(super) fn moves_on(&self, request: Request<'_>) -> bool {
+        let conditional = request.writes && *request.when != Precondition::None;
         match self.stage {
             Stage::NotBuilt => false,
             Stage::NotConnected => true,
-            // A request that may have been carried out must not meet its own object as somebody else's.
-            Stage::NoAnswer => !request.writes,
-            Stage::Answered => {
-                self.status == Some(503)
-                    && !self.is_throttle()
-                    && (!request.writes || *request.when == Precondition::None)
-            }
+            // A request that may have been carried out must not meet its own object as somebody else's; without
+            // a condition it does the same once more.
+            Stage::NoAnswer => !conditional,
+            Stage::Answered => self.status == Some(503) && !self.is_throttle() && !conditional,
         }
     }
 

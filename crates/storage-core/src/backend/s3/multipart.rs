@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use aws_sdk_s3::operation::list_parts::ListPartsOutput;
 use aws_sdk_s3::primitives::ByteStream as SdkStream;
 use aws_sdk_s3::types::{
     ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart, EncodingType,
@@ -41,6 +42,9 @@ const FIRST_DELAY: Duration = Duration::from_millis(100);
 
 /// A server that asks for more patience fails the upload, and the retry layer waits without its buffers.
 const MAX_DELAY: Duration = Duration::from_secs(5);
+
+/// The most that one page of a list of parts has ("ListParts", Amazon S3 API Reference).
+const PARTS_PAGE: i32 = 1_000;
 
 /// What completing an upload led to.
 pub(super) enum Complete {
@@ -460,29 +464,53 @@ impl Inner {
             return Err(self.fail(ErrorKind::InvalidInput, op).with_message(format!("part number {number}")));
         }
         let size = bytes.len() as u64;
-        let etag =
-            self.send_part(op, &self.any_key(&ticket.id), &ticket.upload, number, bytes, digest).await?;
-        Ok(PartReceipt::new(number, size, Some(digest), etag))
+        let key = self.any_key(&ticket.id);
+        match self.send_part(op, &key, &ticket.upload, number, bytes, digest).await {
+            Ok(etag) => Ok(PartReceipt::new(number, size, Some(digest), etag)),
+            Err(error) if size == 0 && error.kind() == ErrorKind::InvalidInput => {
+                let message = "the server takes no empty part: upload an empty file in one piece";
+                Err(self.fail(ErrorKind::Unsupported, op).with_message(message).with_source(error))
+            }
+            // A server that refuses early closes the connection while the part is still being sent, and the
+            // refusal is lost.
+            Err(error) if error.effect() == Effect::Unknown => {
+                match self.parts_page(op, ticket, None, 1).await {
+                    Err(gone) if gone.kind() == ErrorKind::NoSuchUpload => Err(gone),
+                    _ => Err(error),
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn parts_page(
+        &self,
+        op: Op,
+        ticket: &UploadTicket,
+        marker: Option<&str>,
+        most: i32,
+    ) -> Result<ListPartsOutput> {
+        let key = self.any_key(&ticket.id);
+        self.clients
+            .call(Request::read(op), |client| {
+                client
+                    .list_parts()
+                    .bucket(&self.config.bucket)
+                    .key(&key)
+                    .upload_id(&ticket.upload)
+                    .max_parts(most)
+                    .set_part_number_marker(marker.map(str::to_owned))
+                    .send()
+            })
+            .await
     }
 
     pub(super) async fn parts(&self, ticket: &UploadTicket) -> Result<Vec<PartReceipt>> {
         let op = Op::ListParts;
-        let key = self.any_key(&ticket.id);
         let mut parts = Vec::new();
         let mut marker: Option<String> = None;
         loop {
-            let page = self
-                .clients
-                .call(Request::read(op), |client| {
-                    client
-                        .list_parts()
-                        .bucket(&self.config.bucket)
-                        .key(&key)
-                        .upload_id(&ticket.upload)
-                        .set_part_number_marker(marker.clone())
-                        .send()
-                })
-                .await?;
+            let page = self.parts_page(op, ticket, marker.as_deref(), PARTS_PAGE).await?;
             let strange =
                 || self.fail(ErrorKind::Other, op).with_message("a part without number, size or ETag");
             for part in page.parts() {

@@ -537,6 +537,10 @@ fn tagging(tags: &Tags) -> String {
 fn range_header(range: ByteRange) -> Option<String> {
     match range {
         ByteRange::From(start) => Some(format!("bytes={start}-")),
+        // Servers read offsets as signed.
+        ByteRange::Between(start, end) if start < end && end > i64::MAX as u64 => {
+            Some(format!("bytes={start}-"))
+        }
         ByteRange::Between(start, end) => (start < end).then(|| format!("bytes={start}-{}", end - 1)),
         ByteRange::Last(count) => (count > 0).then(|| format!("bytes=-{count}")),
     }

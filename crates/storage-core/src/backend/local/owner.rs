@@ -16,7 +16,7 @@ pub(super) enum Owner {
     /// Somebody is writing.
     Alive,
     /// Nobody is, and nobody can begin to while this is held.
-    Dead(#[expect(dead_code, reason = "held, not read")] File),
+    Dead(File),
     /// There is nothing under this name any more.
     Gone,
     /// The file system has no such locks, or this process may not take them: only age tells.

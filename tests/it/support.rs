@@ -3,8 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
-use std::io::Read as _;
+use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -244,6 +243,13 @@ impl Running {
     /// Returns whether it has ended.
     pub(crate) fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
+    }
+
+    /// Returns whether it has this file open.
+    pub(crate) fn has_open(&self, path: &Path) -> bool {
+        let Ok(open) = fs::read_dir(format!("/proc/{}/fd", self.pid())) else { return false };
+        open.filter_map(Result::ok)
+            .any(|entry| fs::read_link(entry.path()).is_ok_and(|target| target == path))
     }
 
     /// Waits until `holds`, and says so when it ended or a minute went by before that.
@@ -563,11 +569,4 @@ pub(crate) fn bytes(seed: u8, size: usize) -> Vec<u8> {
         state.to_le_bytes()[3]
     };
     std::iter::repeat_with(next).take(size).collect()
-}
-
-/// Reads a whole file.
-pub(crate) fn content(path: &Path) -> Vec<u8> {
-    let mut data = Vec::new();
-    File::open(path).unwrap().read_to_end(&mut data).unwrap();
-    data
 }

@@ -29,7 +29,8 @@ pub async fn write(ledger: &dyn Ledger, run: Option<RunId>, directory: &Path) ->
     let report = Report::of(ledger, run).await?;
     let missing = || ReportError::NoRun { location: ledger.location().to_owned(), run: Some(report.run.id) };
     let record = ledger.run(Some(report.run.id)).await?.ok_or_else(missing)?;
-    let _alone = prepare(directory).map_err(|source| ReportError::Io { path: directory.to_owned(), source })?;
+    let _alone =
+        prepare(directory).map_err(|source| ReportError::Io { path: directory.to_owned(), source })?;
 
     let mut csv = csv::Writer::from_writer(Output::create(directory, "files.csv")?);
     let csv_failed = |error: csv::Error| ReportError::Io {

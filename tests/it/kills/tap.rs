@@ -33,9 +33,11 @@ impl Tap {
         self.address
     }
 
-    /// Returns how many requests began so far whose `METHOD TARGET` holds for `which`.
+    /// Returns how many requests about files began so far whose `METHOD TARGET` holds for `which`.
     pub(super) fn count(&self, which: impl Fn(&str) -> bool) -> u64 {
-        self.requests.lock().unwrap().iter().filter(|request| which(request)).count() as u64
+        let requests = self.requests.lock().unwrap();
+        let of_files = requests.iter().filter(|request| !request.contains("/.storage/"));
+        of_files.filter(|request| which(request)).count() as u64
     }
 
     /// Returns how many parts were begun to be sent.

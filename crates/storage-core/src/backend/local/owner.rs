@@ -26,10 +26,9 @@ pub(super) enum Owner {
 /// Marks what was just made at `name` as being written by this process, for as long as `file` is open. False:
 /// somebody has removed it before that.
 pub(super) fn claim(directory: &File, name: &str, file: &File) -> Result<bool, Errno> {
-    match flock(file, FlockOperation::NonBlockingLockExclusive) {
-        Err(Errno::WOULDBLOCK) => return Ok(false),
-        // Without locks nobody removes what is young.
-        Ok(()) | Err(_) => {}
+    // Without locks nobody removes what is young.
+    if flock(file, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK) {
+        return Ok(false);
     }
     let ours = fstat(file)?;
     match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {

@@ -18,6 +18,9 @@ use super::{EngineError, Job};
 /// the intent that the ledger holds.
 const CLOCK_SKEW: Duration = Duration::from_secs(300);
 
+/// Files up to this size are never sent in parts, whatever an earlier run's part size was: no server takes less.
+const LEAST_PART: u64 = 5 << 20;
+
 /// What a cleanup did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
@@ -67,7 +70,7 @@ pub(super) async fn before_copy(
     let states = vec![State::Copying, State::Failed];
     let unfinished = ledger
         .files(FileFilter { states, after: None })
-        .try_filter(|row| std::future::ready(row.size > part_size));
+        .try_filter(|row| std::future::ready(row.size > part_size.min(LEAST_PART)));
     if std::pin::pin!(unfinished).try_next().await?.is_none() {
         return Ok(swept);
     }

@@ -109,7 +109,8 @@ pub struct Mover {
     source: Arc<dyn FileStorage>,
     target: Arc<dyn FileStorage>,
     part_size: u64,
-    /// One per buffer and part in flight: a permit lives as long as the bytes and their record, and nobody waits for a second while holding one.
+    /// One per buffer and part in flight: a permit lives as long as the bytes and their record, and nobody waits
+    /// for a second while holding one.
     slots: Arc<Semaphore>,
     buffers: Pool,
     throttle: Option<Arc<Throttle>>,

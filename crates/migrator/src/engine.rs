@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ledger::{FileFilter, FileRecord, Ledger, LedgerError, RunEnd, RunId, Tally};
 use crate::plan::{Merge, MergeError, Summary};
-use crate::progress::Progress;
+use crate::progress::{Progress, Snapshot};
 use crate::scan::{self, Filter};
 use crate::verify::Claim;
 
@@ -163,11 +163,11 @@ pub async fn plan(
     Ok(summary)
 }
 
-/// Bytes are counted where they pass, failed attempts included.
-fn with_bytes(mut tally: Tally, progress: &Progress) -> Tally {
-    let numbers = progress.snapshot();
-    tally.bytes_read = numbers.bytes_read;
-    tally.bytes_sent = numbers.bytes_sent;
+/// Counts bytes where they pass, failed attempts included; `before` is where the run began.
+fn with_bytes(mut tally: Tally, progress: &Progress, before: &Snapshot) -> Tally {
+    let now = progress.snapshot();
+    tally.bytes_read = now.bytes_read.saturating_sub(before.bytes_read);
+    tally.bytes_sent = now.bytes_sent.saturating_sub(before.bytes_sent);
     tally
 }
 

@@ -109,7 +109,8 @@ pub struct Mover {
     source: Arc<dyn FileStorage>,
     target: Arc<dyn FileStorage>,
     part_size: u64,
-    /// One per buffer: a permit lives as long as the bytes, and nobody waits for a second while holding one.
+    /// One per buffer and part in flight: a permit lives as long as the bytes and their record, and nobody waits
+    /// for a second while holding one.
     slots: Arc<Semaphore>,
     buffers: Pool,
     throttle: Option<Arc<Throttle>>,
@@ -348,7 +349,10 @@ impl Mover {
             let (mover, ticket, journal) = (self.clone(), ticket.clone(), Arc::clone(journal));
             let bytes = buffer.freeze();
             parts.tasks.spawn(async move {
-                let part = mover.send_part(&ticket, number, bytes, digest, slot).await?;
+                // Until the receipt is durable: what a kill makes the next attempt send again is at most what
+                // has a slot.
+                let _slot = slot;
+                let part = mover.send_part(&ticket, number, bytes, digest).await?;
                 journal.stored(&ticket, &part).await.map_err(TransferError::Journal)?;
                 Ok(part)
             });
@@ -370,7 +374,6 @@ impl Mover {
         number: PartNumber,
         bytes: Bytes,
         digest: Digest,
-        slot: OwnedSemaphorePermit,
     ) -> Result<PartReceipt, TransferError> {
         let Some(uploads) = self.target.resumable() else {
             return Err(TransferError::Target(Error::new(ErrorKind::Unsupported, Op::PutPart)));
@@ -378,7 +381,6 @@ impl Mover {
         let size = bytes.len() as u64;
         let mut part =
             uploads.put_part(ticket, number, bytes, digest).await.map_err(TransferError::Target)?;
-        drop(slot);
         self.progress.bytes_sent(size);
         part.digest = Some(digest);
         Ok(part)

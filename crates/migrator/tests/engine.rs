@@ -236,6 +236,17 @@ async fn an_upload_that_was_begun_and_never_recorded_is_swept_by_the_next_run() 
     assert_eq!(bench.target.stale(Duration::ZERO).await.unwrap(), [foreign], "another's upload stays");
 }
 
+/// The second attempt succeeds, and nothing would ever lead back to the upload of the first.
+#[tokio::test]
+async fn an_upload_whose_beginning_was_not_answered_is_swept_before_the_next_attempt() {
+    let bench = bench().await;
+    bench.put("large", bytes(1, 12 << 20)).await;
+    bench.flaky.fail_next(Op::BeginUpload, Fault::After(ErrorKind::Unavailable));
+    let run = bench.copy().await;
+    assert_eq!(run.tally.retries, 1);
+    bench.assert_equal().await;
+}
+
 #[tokio::test]
 async fn an_audit_finds_what_is_missing_different_extra_unproven_and_outdated() {
     let bench = bench().await;

@@ -34,6 +34,7 @@ use super::{CopyOptions, Ended, EngineError, Job, OUTAGE_LIMIT, VerifyOptions, c
 /// # Errors
 /// When source, target or ledger cannot be read to their end.
 pub async fn verify(job: &Job, options: &VerifyOptions) -> Result<Ended, EngineError> {
+    let before = job.progress.snapshot();
     let run = job.ledger.begin_run(RunKind::Verify, env!("CARGO_PKG_VERSION")).await?;
     job.progress.tell(&Event::Run { run, kind: RunKind::Verify });
     let halt = job.stop.child_token();
@@ -95,7 +96,7 @@ pub async fn verify(job: &Job, options: &VerifyOptions) -> Result<Ended, EngineE
         });
         tally.planned = tally.unchanged + noted.map(|(_, count)| count.files).sum::<u64>();
     }
-    let tally = with_bytes(tally, &job.progress);
+    let tally = with_bytes(tally, &job.progress, &before);
     job.ledger.checkpoint(run, tally, scanned_to).await?;
     job.ledger.finish_run(run, end, tally, scan_complete).await?;
     failure.map_or(Ok(Ended { run, end }), Err)

@@ -1,6 +1,7 @@
 //! A directory of files as a storage: each test is named after what it prevents.
 
 #![cfg(feature = "local")]
+#![expect(clippy::disallowed_methods, reason = "tests make, damage and remove files")]
 
 mod attributes;
 mod conformance;

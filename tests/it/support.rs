@@ -75,6 +75,7 @@ impl Desk {
             arguments: arguments.into_iter().map(|argument| argument.as_ref().to_owned()).collect(),
             variables: Vec::new(),
             nobody: false,
+            under: None,
         }
         .env("HOME", self.path("home"))
         .env("XDG_STATE_HOME", self.path("state"))
@@ -119,6 +120,7 @@ pub(crate) struct Migrator {
     arguments: Vec<OsString>,
     variables: Vec<(OsString, OsString)>,
     nobody: bool,
+    under: Option<test_rig::Strace>,
 }
 
 impl Migrator {
@@ -152,16 +154,24 @@ impl Migrator {
         self
     }
 
+    /// Runs it under strace. A signal then goes to strace, and so does the process id.
+    pub(crate) fn under(mut self, strace: test_rig::Strace) -> Self {
+        self.under = Some(strace);
+        self
+    }
+
     /// Starts it. It is killed when the handle is dropped, and when this process ends.
     pub(crate) fn start(self) -> Running {
         let program = PathBuf::from(env!("CARGO_BIN_EXE_migrator"));
-        let mut command = if self.nobody && geteuid().is_root() {
-            let mut setpriv = Command::new(tools::find("setpriv").expect("util-linux is installed"));
-            setpriv.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]);
-            setpriv.arg(reachable(&program, &self.root));
-            setpriv
-        } else {
-            command(&program, DeathSignal::Kill)
+        let mut command = match (&self.under, self.nobody && geteuid().is_root()) {
+            (Some(strace), _) => strace.command(&program),
+            (None, false) => command(&program, DeathSignal::Kill),
+            (None, true) => {
+                let mut setpriv = Command::new(tools::find("setpriv").expect("util-linux is installed"));
+                setpriv.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]);
+                setpriv.arg(reachable(&program, &self.root));
+                setpriv
+            }
         };
         let output = |name: &str| {
             tempfile::Builder::new().prefix(name).tempfile_in(&self.root).unwrap().keep().unwrap()
@@ -372,6 +382,8 @@ elif what == "uploads":
             print(json.dumps([found["Key"][len(prefix):], found["UploadId"], count]))
 elif what == "put":
     s3.put_object(Bucket=bucket, Key=prefix + sys.argv[4], Body=sys.stdin.buffer.read())
+elif what == "delete":
+    s3.delete_object(Bucket=bucket, Key=prefix + sys.argv[4])
 "#;
 
 /// An upload in parts that nobody has finished.
@@ -431,6 +443,11 @@ impl Remote {
     /// Stores an object.
     pub(crate) fn put(&self, key: &str, data: &[u8]) {
         self.lines("put", &[key], data);
+    }
+
+    /// Deletes an object.
+    pub(crate) fn delete(&self, key: &str) {
+        self.lines("delete", &[key], b"");
     }
 
     fn lines(&self, what: &str, rest: &[&str], input: &[u8]) -> Vec<Value> {

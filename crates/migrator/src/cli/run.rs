@@ -26,7 +26,7 @@ pub(super) struct SummaryBody<'r> {
 /// # Errors
 /// It cannot.
 pub(super) fn prepare_report(directory: Option<&Path>) -> Result<(), Failure> {
-    directory.map_or(Ok(()), files::prepare).map_err(|error| {
+    directory.map_or(Ok(()), files::try_directory).map_err(|error| {
         Failure::new(Exit::Config, format!("the report cannot be written: {error}"))
             .with_hint("name a directory that can be written, or one that can be made, with --report DIR")
     })

@@ -22,7 +22,7 @@ pub const COLUMNS: [&str; 8] =
 ///
 /// # Errors
 /// [`ReportError::Io`].
-pub fn prepare(directory: &Path) -> Result<(), ReportError> {
+pub fn try_directory(directory: &Path) -> Result<(), ReportError> {
     let tried = fs::create_dir_all(directory).and_then(|()| tempfile::tempfile_in(directory));
     tried.map(drop).map_err(|source| ReportError::Io { path: directory.to_owned(), source })
 }

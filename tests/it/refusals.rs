@@ -62,7 +62,7 @@ fn a_source_that_cannot_be_read_is_refused() {
     desk.give_to_nobody();
     for mode in [0o000, 0o111, 0o444] {
         fs::set_permissions(desk.path("source"), Permissions::from_mode(mode)).unwrap();
-        let copy = desk.migrator(["copy", "source", "target"]).as_nobody();
+        let copy = desk.migrator(["copy", "source", "target"]).by_nobody();
         copy.run().refuses(3, &["source", "denied", "owner and mode"]);
         assert!(stored_or_none(&desk, "target").is_empty());
         fs::set_permissions(desk.path("source"), Permissions::from_mode(0o755)).unwrap();
@@ -81,7 +81,7 @@ fn a_target_that_cannot_be_written_is_refused() {
     desk.give_to_nobody();
     fs::set_permissions(desk.path("target"), Permissions::from_mode(0o555)).unwrap();
     for target in ["target", "embedded:target", "target/deeper"] {
-        let copy = desk.migrator(["copy", "source", target]).as_nobody();
+        let copy = desk.migrator(["copy", "source", target]).by_nobody();
         copy.run().refuses(3, &["target", "denied", "owner and mode"]);
         assert_eq!(fs::read_dir(desk.path("target")).unwrap().count(), 0);
     }
@@ -301,7 +301,7 @@ fn a_damaged_ledger_is_told_and_not_made_anew() {
 #[test]
 fn a_ledger_that_cannot_be_written_is_refused() {
     let desk = desk();
-    let copy = with_ledger(&desk).as_nobody();
+    let copy = with_ledger(&desk).by_nobody();
     desk.give_to_nobody();
     fs::create_dir(desk.path("closed")).unwrap();
     for name in ["ledger.sqlite", "ledger.sqlite.lock"] {
@@ -313,10 +313,10 @@ fn a_ledger_that_cannot_be_written_is_refused() {
     // A directory that nobody may write into: `closed` is the tests' own.
     fs::set_permissions(desk.path("closed"), Permissions::from_mode(0o555)).unwrap();
     let copy =
-        desk.migrator(["copy", "source", "embedded:target", "--ledger", "closed/l.sqlite"]).as_nobody();
+        desk.migrator(["copy", "source", "embedded:target", "--ledger", "closed/l.sqlite"]).by_nobody();
     copy.run().refuses(3, &["closed", "owner and mode"]);
     assert!(!stored(&desk.path("target")).contains_key("new"));
-    let status = desk.migrator(["status", "--ledger", "ledger.sqlite"]).as_nobody();
+    let status = desk.migrator(["status", "--ledger", "ledger.sqlite"]).by_nobody();
     status.run().exits(0);
 }
 

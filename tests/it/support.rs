@@ -84,7 +84,7 @@ impl Desk {
         .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
     }
 
-    /// Gives everything on the desk to `nobody`, so that [`Migrator::as_nobody`] can work here.
+    /// Gives everything on the desk to `nobody`, so that [`Migrator::by_nobody`] can work here.
     pub(crate) fn give_to_nobody(&self) {
         fn give(path: &Path) {
             std::os::unix::fs::lchown(path, Some(NOBODY), Some(NOBODY)).unwrap();
@@ -149,7 +149,7 @@ impl Migrator {
 
     /// Runs it as `nobody`, for whom file modes hold; where the tests are not root's, as whoever runs them. See
     /// [`Desk::give_to_nobody`].
-    pub(crate) fn as_nobody(mut self) -> Self {
+    pub(crate) fn by_nobody(mut self) -> Self {
         self.nobody = true;
         self
     }

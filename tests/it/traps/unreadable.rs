@@ -30,7 +30,7 @@ fn what_cannot_be_read_is_reported_and_not_taken_for_gone() {
         desk.write(&format!("source/{name}"), name);
     }
     desk.give_to_nobody();
-    let copy = desk.migrator(["copy", "source", "embedded:target", "--report", "report"]).as_nobody();
+    let copy = desk.migrator(["copy", "source", "embedded:target", "--report", "report"]).by_nobody();
     copy.clone().run().exits(0);
     let before = stored(&desk.path("target"));
     assert_eq!(before.len(), 7);

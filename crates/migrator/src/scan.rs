@@ -129,10 +129,14 @@ pub fn entries(source: &dyn FileStorage, filter: Filter) -> BoxStream<'static, R
 }
 
 fn about_one_entry(error: Error) -> Result<Entry> {
-    let Some(subject) = error.id().map(FileId::as_str).or(error.subject()).map(str::to_owned) else {
-        return Err(error);
-    };
     let id = error.id().cloned();
+    let subject = match (&id, error.subject()) {
+        (Some(id), _) => id.as_str().to_owned(),
+        // An escaped name may be another file's real one; no file's begins like this.
+        (None, Some(path)) if FileId::parse(path).is_ok() => format!("./{path}"),
+        (None, Some(path)) => path.to_owned(),
+        (None, None) => return Err(error),
+    };
     let words = || error.message().unwrap_or(error.kind().as_str()).to_owned();
     Ok(match error.kind() {
         ErrorKind::NotAFile => Entry::Foreign { id, reason: words(), subject },
@@ -145,6 +149,8 @@ fn about_one_entry(error: Error) -> Result<Entry> {
 
 #[cfg(test)]
 mod tests {
+    use storage_core::error::Op;
+
     use super::*;
 
     fn filter(include: &[&str], exclude: &[&str]) -> Filter {
@@ -173,6 +179,19 @@ mod tests {
             ["a.txt", "cache/x", "deep/cache/x", "deep/keep.tmp"]
         );
         assert_eq!(taken(&filter(&["deep/**"], &["*.tmp"]), &ids), ["deep/cache/x"]);
+    }
+
+    #[test]
+    fn an_escaped_name_is_not_taken_for_the_file_that_has_it_as_its_real_one() {
+        let named = |error: Error| match about_one_entry(error).unwrap() {
+            Entry::Unusable { subject, .. } => subject,
+            other => panic!("{other:?}"),
+        };
+        let error = || Error::new(ErrorKind::InvalidInput, Op::List);
+        assert_eq!(named(error().with_subject("caf\\xe9")), "./caf\\xe9");
+        assert_eq!(named(error().with_id(&FileId::parse("caf\\xe9").unwrap())), "caf\\xe9");
+        assert_eq!(named(error().with_subject("dir/")), "dir/");
+        assert!(about_one_entry(error()).is_err());
     }
 
     #[test]

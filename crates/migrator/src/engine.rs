@@ -9,6 +9,7 @@ use storage_core::checksum::Digest;
 use storage_core::storage::{Capabilities, FileStorage};
 use tokio_util::sync::CancellationToken;
 
+use crate::item::State;
 use crate::ledger::{FileFilter, FileRecord, Ledger, LedgerError, RunEnd, RunId, Tally};
 use crate::plan::{Merge, MergeError, Summary};
 use crate::progress::{Progress, Snapshot};
@@ -41,7 +42,7 @@ pub struct Job {
     pub filter: Filter,
     /// Numbers for whoever watches.
     pub progress: Progress,
-    /// Cancelled when the run is to stop: what is in flight is given up within `grace`, the rest not begun.
+    /// Cancelled when the run is to stop: what is in flight has 8 seconds to end, the rest is not begun.
     pub stop: CancellationToken,
 }
 
@@ -72,6 +73,9 @@ pub struct CopyOptions {
     pub bandwidth: Option<NonZeroU64>,
     /// Attempts per file and run; default 3.
     pub attempts: NonZeroU32,
+    /// Accept a source without any entry although the ledger holds files of it. Default: no, as it is rather a
+    /// directory that is not mounted.
+    pub allow_empty_source: bool,
 }
 
 impl Default for CopyOptions {
@@ -87,6 +91,7 @@ impl Default for CopyOptions {
             part_size: const { NonZeroU64::MIN.saturating_add((16 << 20) - 1) },
             bandwidth: None,
             attempts: const { or_one(NonZeroU32::new(3)) },
+            allow_empty_source: false,
         }
     }
 }
@@ -95,13 +100,15 @@ impl Default for CopyOptions {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct VerifyOptions {
-    /// Read every byte of the target, instead of trusting its checksums where it has been shown that they can
-    /// be trusted. Default: no.
+    /// Read every byte of the target. Default: no; then its checksums are trusted where it has been shown that
+    /// they can be, and a copy that was not written since it was compared counts as it was then.
     pub read_back: bool,
     /// As for copies; default 8.
     pub concurrency: Option<NonZeroU32>,
     /// Bytes per second read back; default: no limit.
     pub bandwidth: Option<NonZeroU64>,
+    /// As for copies; default: no.
+    pub allow_empty_source: bool,
 }
 
 /// A run that came to an end; everything else about it is in the ledger.
@@ -126,6 +133,12 @@ pub enum EngineError {
     /// The ledger failed.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// The source has no entry at all, although the ledger holds files of it.
+    #[error("the source is empty, and the ledger holds {files} files of it")]
+    EmptySource {
+        /// That the ledger does not hold as gone already.
+        files: u64,
+    },
     /// A part of the program ended early: a defect.
     #[error("internal error: {0}")]
     Internal(String),
@@ -175,4 +188,14 @@ fn with_bytes(mut tally: Tally, progress: &Progress, before: &Snapshot) -> Tally
 fn claim_of(row: &FileRecord, digest: Digest) -> Claim {
     let compared = row.target_version.clone().zip(row.verified);
     Claim { size: row.size, digest, composite: row.composite, compared }
+}
+
+/// An empty source is rather one that is not mounted: nothing is then taken for gone.
+async fn refuse_empty_source(merge: &mut Merge, ledger: &dyn Ledger) -> Result<(), EngineError> {
+    if !merge.source_is_empty().await? {
+        return Ok(());
+    }
+    let held = ledger.state_counts().await?;
+    let files = held.iter().filter(|(state, _)| **state != State::Gone).map(|(_, count)| count.files).sum();
+    if files > 0 { Err(EngineError::EmptySource { files }) } else { Ok(()) }
 }

@@ -8,7 +8,7 @@
 //! | 3 | configuration or environment: the file, credentials, a bucket, a directory, the ledger, the way to a server |
 //! | 4 | the run ended; some files failed |
 //! | 5 | the audit ended; the target is not what it should be |
-//! | 6 | refused by a safeguard: the ledger is in use or belongs to another pair, the target lies inside the source |
+//! | 6 | refused by a safeguard: the ledger is in use or belongs to another pair, the target lies inside the source, the source is suddenly empty |
 //! | 130 | interrupted; the same command continues |
 
 use std::error::Error as StdError;
@@ -236,6 +236,10 @@ impl From<EngineError> for Failure {
             EngineError::Source(error) => Self::storage(Side::Source, &error),
             EngineError::Target(error) => Self::storage(Side::Target, &error),
             EngineError::Ledger(error) => error.into(),
+            error @ EngineError::EmptySource { .. } => Self::new(Exit::Refused, error.to_string()).with_hint(
+                "check that the source is mounted and is the right one; if it is really empty now, say so with \
+                 --allow-empty-source: what is in the target stays",
+            ),
             EngineError::Internal(reason) => Self::internal(reason),
         }
     }

@@ -1,14 +1,15 @@
 //! The life of one file in a migration: states, events, and which may follow which. Pure.
 //!
 //! ```text
-//!            Intend                Publish              Confirm
-//!   (new) ----------> Copying ----------------> Copied ---------> Verified
-//!              ^      |     |                   |   |              |    |
-//!              |      | Fail|                   |   | Damage       |    | Damage
-//!              |      v     +---- Fail ---------+   v              v    |
-//!              +--- Failed                         Damaged <------------+
-//!              |      ^                              |
-//!              +------+---------- Intend ------------+
+//!            Intend            Publish            Confirm
+//!   (new) ----------> Copying ---------> Copied ---------> Verified
+//!              ^         |               |    ^               | ^
+//!              |         | Fail          |    | Fail          | |
+//!              |         v               |    +--(stays)      | |
+//!              +------ Failed            | Damage      Damage | | Confirm
+//!              |                         v                    v |
+//!              +-----------------------  Damaged  <-----------+-+
+//!                       Intend
 //!   any -- Vanish --> Gone -- Intend --> Copying
 //! ```
 
@@ -115,8 +116,10 @@ pub const fn next(state: Option<State>, event: Event) -> Option<State> {
         (_, Event::Intend) => Some(Copying),
         (Some(Copying), Event::Upload) => Some(Copying),
         (Some(Copying), Event::Publish) => Some(Copied),
-        (Some(Copied | Verified), Event::Confirm) => Some(Verified),
-        (Some(Copying | Copied), Event::Fail) => Some(Failed),
+        (Some(Copied | Verified | Damaged), Event::Confirm) => Some(Verified),
+        (Some(Copying), Event::Fail) => Some(Failed),
+        // It is published: what failed is comparing it, and nothing has to be sent again for that.
+        (Some(Copied), Event::Fail) => Some(Copied),
         (Some(Copied | Verified | Damaged), Event::Damage) => Some(Damaged),
         (Some(Copying | Copied | Verified | Failed | Damaged | Gone), Event::Vanish) => Some(Gone),
         _ => None,
@@ -137,9 +140,10 @@ mod tests {
         for state in State::ALL.map(Some).into_iter().chain([None]) {
             for event in Event::ALL {
                 if next(state, event) == Some(State::Verified) {
-                    assert!(matches!(state, Some(State::Copied | State::Verified)), "{state:?} {event:?}");
+                    let published = [State::Copied, State::Verified, State::Damaged].map(Some);
+                    assert!(published.contains(&state), "{state:?} {event:?}");
                 }
-                if next(state, event) == Some(State::Copied) {
+                if next(state, event) == Some(State::Copied) && state != Some(State::Copied) {
                     assert_eq!((state, event), (Some(State::Copying), Event::Publish));
                 }
             }

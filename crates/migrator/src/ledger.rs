@@ -383,7 +383,8 @@ pub enum Change {
         /// Attempts in this run; nothing in an audit, which journals no match.
         attempts: Option<u32>,
     },
-    /// This run gives up on the file; journals `Failed`. An open upload stays, to be resumed.
+    /// This run gives up on the file; journals `Failed`. An open upload stays, to be resumed, and what is
+    /// published stays `Copied`, to be compared.
     Failed {
         /// The file.
         id: FileId,

@@ -133,16 +133,30 @@ impl Merge {
         Self { entries, rows, entry: None, row: None, started: false, unreadable: Vec::new() }
     }
 
-    /// Returns the next step, or nothing once both sides were seen whole.
+    /// Tells whether the source has no entry at all. To be asked before the first step.
     ///
     /// # Errors
-    /// Where either side broke off: rows that were not reached say nothing about the source.
-    pub async fn next(&mut self) -> Result<Option<Step>, MergeError> {
+    /// Those of [`next`](Self::next).
+    pub async fn source_is_empty(&mut self) -> Result<bool, MergeError> {
+        self.start().await?;
+        Ok(self.entry.is_none())
+    }
+
+    async fn start(&mut self) -> Result<(), MergeError> {
         if !self.started {
             self.started = true;
             self.advance_entry().await?;
             self.row = self.rows.try_next().await?.map(Box::new);
         }
+        Ok(())
+    }
+
+    /// Returns the next step, or nothing once both sides were seen whole.
+    ///
+    /// # Errors
+    /// Where either side broke off: rows that were not reached say nothing about the source.
+    pub async fn next(&mut self) -> Result<Option<Step>, MergeError> {
+        self.start().await?;
         let order = match (&self.entry, &self.row) {
             (None, None) => return Ok(None),
             (Some(_), None) => Ordering::Less,
@@ -169,30 +183,29 @@ impl Merge {
 
     async fn advance_entry(&mut self) -> Result<(), MergeError> {
         self.entry = self.entries.try_next().await.map_err(MergeError::Source)?;
-        if let Some(Entry::Unusable { subject, .. }) = &self.entry {
-            let subject = subject.clone();
+        if let Some(Entry::Unusable { subject, .. }) = &self.entry
+            && subject.ends_with('/')
+        {
+            let directory = subject.clone();
             if let Some(row) = &self.row {
                 self.unreadable.retain(|earlier| concerns_from(earlier, row.id.as_str()));
             }
-            self.unreadable.push(subject);
+            self.unreadable.push(directory);
         }
         Ok(())
     }
 
     fn absence(&mut self, id: &FileId) -> Outcome {
         let id = id.as_str();
-        self.unreadable.retain(|subject| concerns_from(subject, id));
-        let unseen = self
-            .unreadable
-            .iter()
-            .any(|subject| subject == id || (subject.ends_with('/') && id.starts_with(subject.as_str())));
+        self.unreadable.retain(|directory| concerns_from(directory, id));
+        let unseen = self.unreadable.iter().any(|directory| id.starts_with(directory.as_str()));
         if unseen { Outcome::Unseen } else { Outcome::Gone }
     }
 }
 
-/// Tells whether an entry that could not be read still matters for rows from `id` on.
-fn concerns_from(subject: &str, id: &str) -> bool {
-    subject >= id || id.starts_with(subject)
+/// Tells whether a directory that could not be read still matters for rows from `id` on.
+fn concerns_from(directory: &str, id: &str) -> bool {
+    directory >= id || id.starts_with(directory)
 }
 
 impl fmt::Debug for Merge {

@@ -102,7 +102,7 @@ numbers! {
     failed,
     /// Bytes sent, attempts that failed included.
     bytes_sent,
-    /// Bytes read from the source.
+    /// Bytes read, of the source and of what is read back.
     bytes_read,
     /// Attempts beyond the first.
     retries,
@@ -162,10 +162,9 @@ impl Progress {
             Outcome::Failed
             | Outcome::Missing
             | Outcome::Different
-            | Outcome::Extra
             | Outcome::Unverified
             | Outcome::Outdated => Some(&numbers.failed),
-            Outcome::Gone | Outcome::Unseen | Outcome::Excluded => None,
+            Outcome::Gone | Outcome::Unseen | Outcome::Excluded | Outcome::Extra => None,
         };
         if let Some(number) = number {
             add(number, 1);
@@ -175,7 +174,7 @@ impl Progress {
         self.tell(&Event::File { subject, outcome, reason, size });
     }
 
-    /// Counts bytes read from the source.
+    /// Counts bytes read, of the source and of what is read back.
     pub fn bytes_read(&self, bytes: u64) {
         add(&self.0.numbers.bytes_read, bytes);
     }

@@ -106,7 +106,7 @@ pub enum Verdict {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Sums {
-    /// Found in the source, the filter's exclusions left out; in an audit also what only the ledger has.
+    /// Found in the source, the filter's exclusions left out.
     pub planned: Count,
     /// Copied and verified.
     pub copied: Count,
@@ -150,7 +150,7 @@ pub struct Reason {
 /// What the run moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Work {
-    /// Bytes read from the source.
+    /// Bytes read, of the source and of what is read back.
     pub bytes_read: u64,
     /// Bytes sent to the target, attempts that failed included.
     pub bytes_sent: u64,

@@ -112,6 +112,7 @@ pub struct Mover {
     /// One per buffer and part in flight: a permit lives as long as the bytes and their record, and nobody waits
     /// for a second while holding one.
     slots: Arc<Semaphore>,
+    slot_count: u32,
     buffers: Pool,
     throttle: Option<Arc<Throttle>>,
     progress: Progress,
@@ -119,14 +120,14 @@ pub struct Mover {
 }
 
 /// How [`Mover`] works.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct MoverOptions {
     /// Requests and part buffers at a time.
     pub concurrency: NonZeroU32,
     /// Wanted bytes per part, and the greatest file that is sent in one request.
     pub part_size: NonZeroU64,
-    /// Bytes per second read from the source.
-    pub bandwidth: Option<NonZeroU64>,
+    /// What the source is read with; nothing: no limit.
+    pub throttle: Option<Arc<Throttle>>,
 }
 
 impl Mover {
@@ -139,14 +140,18 @@ impl Mover {
         progress: Progress,
         stop: CancellationToken,
     ) -> Self {
-        let slots = options.concurrency.get() as usize;
+        let slots = options.concurrency.get();
         Self {
             source,
             target,
             part_size: options.part_size.get(),
-            slots: Arc::new(Semaphore::new(slots)),
-            buffers: Pool::new(slots),
-            throttle: options.bandwidth.map(|rate| Arc::new(Throttle::new(rate))),
+            slots: Arc::new(Semaphore::new(slots as usize)),
+            slot_count: slots,
+            buffers: Pool::new(
+                slots as usize,
+                usize::try_from(options.part_size.get()).unwrap_or(usize::MAX),
+            ),
+            throttle: options.throttle,
             progress,
             stop,
         }
@@ -394,7 +399,7 @@ impl Mover {
         part_size: u64,
         whole: &mut Hasher,
     ) -> Result<Option<(OwnedSemaphorePermit, Buffer, Digest)>, TransferError> {
-        let slot = self.slot().await?;
+        let slot = self.slots_for(part_size).await?;
         let capacity = usize::try_from(part_size).unwrap_or(usize::MAX);
         let mut buffer = self.buffers.take(capacity);
         let mut hasher = Hasher::new();
@@ -415,10 +420,18 @@ impl Mover {
     }
 
     async fn slot(&self) -> Result<OwnedSemaphorePermit, TransferError> {
+        self.slots_for(1).await
+    }
+
+    /// Waits for as many slots as `bytes` take: the parts of a file of terabytes are larger than was asked for,
+    /// and memory is not. One part may always be in work, whatever its size.
+    async fn slots_for(&self, bytes: u64) -> Result<OwnedSemaphorePermit, TransferError> {
+        let wanted = u32::try_from(bytes.div_ceil(self.part_size)).unwrap_or(u32::MAX);
+        let slots = Arc::clone(&self.slots).acquire_many_owned(wanted.clamp(1, self.slot_count));
         tokio::select! {
             biased;
             () = self.stop.cancelled() => Err(TransferError::Interrupted),
-            slot = Arc::clone(&self.slots).acquire_owned() => slot.map_err(|_| TransferError::Interrupted),
+            slots = slots => slots.map_err(|_| TransferError::Interrupted),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Whether the target's stored bytes are those that the ledger says.
 
+use std::fmt;
 use std::sync::Arc;
 
 use futures::TryStreamExt;
@@ -36,6 +37,16 @@ pub enum Verdict {
     Different(String),
     /// Nothing there proves the bytes, in words.
     Unproven(String),
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Match(_) => f.write_str("the bytes are right"),
+            Self::Missing => f.write_str("not in the target"),
+            Self::Different(detail) | Self::Unproven(detail) => f.write_str(detail),
+        }
+    }
 }
 
 /// Compares what the target says of its file with the claim, without reading the bytes.

@@ -257,6 +257,11 @@ pub struct Copy {
     /// directory is made when it is missing; it must not lie inside the source or the target.
     #[arg(long, value_name = "DIR")]
     pub report: Option<PathBuf>,
+    /// Accept a source without any entry, although the ledger holds files of it
+    ///
+    /// Without this such a source is refused: rather than empty it is not mounted.
+    #[arg(long)]
+    pub allow_empty_source: bool,
     /// Which files.
     #[command(flatten)]
     pub which: Which,
@@ -279,13 +284,19 @@ pub struct Verify {
     pub pair: Pair,
     /// Read every byte of the target
     ///
-    /// By default the target's checksums are believed where it has been shown that it refuses wrong bytes, and
-    /// what they do not prove is told as unverified. A directory keeps no such checksums.
+    /// By default the target's checksums are believed where it has been shown that it refuses wrong bytes, and a
+    /// copy that was not written since it was compared counts as it was then; what neither proves is told as
+    /// unverified. Only reading finds bits that flipped on the disk.
     #[arg(long)]
     pub read_back: bool,
     /// Write report.json, files.csv and SHA256SUMS into this directory after the run
     #[arg(long, value_name = "DIR")]
     pub report: Option<PathBuf>,
+    /// Accept a source without any entry, although the ledger holds files of it
+    ///
+    /// Without this such a source is refused: rather than empty it is not mounted.
+    #[arg(long)]
+    pub allow_empty_source: bool,
     /// Which files.
     #[command(flatten)]
     pub which: Which,

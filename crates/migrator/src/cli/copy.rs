@@ -35,6 +35,7 @@ pub(super) async fn run(
     options.concurrency = settings.concurrency.unwrap_or(options.concurrency);
     options.part_size = args.part_size.or(settings.part_size).unwrap_or(options.part_size);
     options.bandwidth = settings.bandwidth;
+    options.allow_empty_source = args.allow_empty_source;
     let mut job = Job::new(Arc::clone(&source.storage), Arc::clone(&target.storage), ledger);
     job.filter = filter;
     job.progress = progress(context.output.clone());

@@ -35,6 +35,7 @@ pub(super) async fn run(
     };
 
     let options = VerifyOptions {
+        allow_empty_source: args.allow_empty_source,
         read_back: args.read_back,
         concurrency: settings.concurrency,
         bandwidth: settings.bandwidth,

@@ -12,7 +12,7 @@
 //! |---|---|---|
 //! | 1 and 3 | an intent; the target holds the old file or none, perhaps parts | resumes the parts, or sends again |
 //! | 3 and 4 | an intent; the target holds the new file | in parts: asks the target, which says so; else sends again |
-//! | 4 and 5 | `Copied` | reads back and compares, sends nothing |
+//! | 4 and 5 | `Copied`, also when the comparison failed for an outage or a stop | reads back and compares, sends nothing |
 //!
 //! Nothing is ever deleted from the target.
 
@@ -44,7 +44,9 @@ use crate::transfer::{Arrived, Journal, Mover, MoverOptions, Resume, TransferErr
 use crate::verify::{Claim, Verdict, by_checksum, by_reading};
 
 use super::recorder::{Recorder, line};
-use super::{CopyOptions, Ended, EngineError, Job, OUTAGE_LIMIT, claim_of, sweep, with_bytes};
+use super::{
+    CopyOptions, Ended, EngineError, Job, OUTAGE_LIMIT, claim_of, refuse_empty_source, sweep, with_bytes,
+};
 
 /// How long the target may take to answer the canary before the first file.
 const PROBE_DEADLINE: Duration = Duration::from_secs(30);
@@ -74,16 +76,17 @@ const CHECKPOINT: Duration = Duration::from_secs(5);
 /// failed. What was done until then is in the ledger, and the next run goes on from there.
 pub async fn copy(job: &Job, options: &CopyOptions) -> Result<Ended, EngineError> {
     job.target.probe(PROBE_DEADLINE).await.map_err(EngineError::Target)?;
-    let before = job.progress.snapshot();
-    let run = job.ledger.begin_run(RunKind::Copy, env!("CARGO_PKG_VERSION")).await?;
-    job.progress.tell(&Event::Run { run, kind: RunKind::Copy });
     let left_over = sweep::before_copy(&*job.ledger, &*job.target, options.part_size.get()).await?;
     if left_over > 0 {
         tracing::info!(uploads = left_over, "abandoned open uploads of earlier runs");
     }
+    let before = job.progress.snapshot();
+    let run = job.ledger.begin_run(RunKind::Copy, env!("CARGO_PKG_VERSION")).await?;
+    job.progress.tell(&Event::Run { run, kind: RunKind::Copy });
     let halt = job.stop.child_token();
     let (recorder, recording) =
         Recorder::start(Arc::clone(&job.ledger), run, job.progress.clone(), halt.clone());
+    let throttle = options.bandwidth.map(|rate| Arc::new(Throttle::new(rate)));
     let worker = Worker {
         mover: Mover::new(
             Arc::clone(&job.source),
@@ -91,7 +94,7 @@ pub async fn copy(job: &Job, options: &CopyOptions) -> Result<Ended, EngineError
             MoverOptions {
                 concurrency: options.concurrency,
                 part_size: options.part_size,
-                bandwidth: options.bandwidth,
+                throttle: throttle.clone(),
             },
             job.progress.clone(),
             halt.clone(),
@@ -99,7 +102,7 @@ pub async fn copy(job: &Job, options: &CopyOptions) -> Result<Ended, EngineError
         source: Arc::clone(&job.source),
         target: Arc::clone(&job.target),
         ledger: Arc::clone(&job.ledger),
-        throttle: options.bandwidth.map(|rate| Arc::new(Throttle::new(rate))),
+        throttle,
         attempts: options.attempts.get(),
         run,
         recorder,
@@ -118,7 +121,7 @@ pub async fn copy(job: &Job, options: &CopyOptions) -> Result<Ended, EngineError
         told: Instant::now(),
         before,
     };
-    let scanned = copying.scan().await;
+    let scanned = copying.scan(options.allow_empty_source).await;
     let scan_complete = matches!(scanned, Ok(true)) && copying.usable;
     if scan_complete {
         job.progress.scan_done();
@@ -126,7 +129,12 @@ pub async fn copy(job: &Job, options: &CopyOptions) -> Result<Ended, EngineError
     if scanned.is_err() {
         halt.cancel();
     }
-    copying.finish_all().await;
+    if let Err(error) = copying.finish_all().await {
+        copying.worker.fail_run(error);
+        copying.finish_all().await.ok();
+    }
+    // A file that is gone leaves its upload to be swept below.
+    copying.worker.recorder.flush().await;
     let swept = match halt.is_cancelled() {
         // Also those of files that changed since an earlier run began to send them.
         false => sweep::recorded_orphans(&*job.ledger, &*job.target).await.err(),
@@ -170,9 +178,17 @@ struct Copying<'a> {
 
 impl Copying<'_> {
     /// Reads the merge to its end, or until the run is to stop (`Ok(false)`).
-    async fn scan(&mut self) -> Result<bool, EngineError> {
+    async fn scan(&mut self, allow_empty: bool) -> Result<bool, EngineError> {
         let entries = scan::entries(&*self.job.source, self.job.filter.clone());
-        let merge = Merge::new(entries, self.job.ledger.files(FileFilter::default()));
+        let mut merge = Merge::new(entries, self.job.ledger.files(FileFilter::default()));
+        let halt = self.worker.halt.clone();
+        if !allow_empty {
+            tokio::select! {
+                biased;
+                () = halt.cancelled() => return Ok(false),
+                refused = refuse_empty_source(&mut merge, &*self.job.ledger) => refused?,
+            }
+        }
         let steps = stream::unfold(Some(merge), async |merge| {
             let mut merge = merge?;
             match merge.next().await {
@@ -182,7 +198,6 @@ impl Copying<'_> {
             }
         });
         let mut batches = std::pin::pin!(steps.ready_chunks(BATCH));
-        let halt = self.worker.halt.clone();
         loop {
             let batch = tokio::select! {
                 biased;
@@ -340,40 +355,31 @@ impl Copying<'_> {
     }
 
     /// Waits for the workers, and goes through the files that are to be tried again.
-    async fn finish_all(&mut self) {
+    async fn finish_all(&mut self) -> Result<(), EngineError> {
+        let halt = self.worker.halt.clone();
         loop {
             self.join_all().await;
             let again = self.worker.shared.take_again();
             if again.is_empty() {
-                return;
+                return Ok(());
             }
             // What the failed attempts noted comes before the intents of the next, and so do the uploads that
             // they may have left: once a file is copied nobody would look for them.
             self.worker.recorder.flush().await;
-            self.sweep_unanswered().await;
-            let halt = self.worker.halt.clone();
-            for Again { mut work, since } in again {
-                tokio::select! {
+            tokio::select! {
+                biased;
+                () = halt.cancelled() => {}
+                () = self.sweep_unanswered() => {}
+            }
+            for Again { work, since } in again {
+                let due = since + PAUSE * work.attempt;
+                let next = tokio::select! {
                     biased;
-                    () = halt.cancelled() => {}
-                    () = tokio::time::sleep_until(since + PAUSE * work.attempt) => {}
-                }
-                if self.worker.shared.unanswered().contains(&work.file.id) {
-                    // Unfinished, it is swept by the next run before that begins another upload.
-                    let detail = "cannot look for the upload whose beginning was not answered";
-                    self.worker.give_up(&work, ErrorKind::Unavailable.as_str(), detail).await;
-                    continue;
-                }
-                work.attempt += 1;
-                match self.worker.look_again(&work.file).await {
-                    Ok(Some(file)) => {
-                        work.file = file;
-                        if let Err(error) = self.worker.intend(vec![intent(&work.file)]).await {
-                            self.worker.fail_run(error);
-                        }
-                        // What is stored is known to the ledger only.
-                        work.decision = Decision::Resume;
-                        work.row = self.job.ledger.file(&work.file.id).await.ok().flatten();
+                    () = halt.cancelled() => Err((work.clone(), "interrupted", "the run stopped before its turn".to_owned())),
+                    next = self.next_attempt(work.clone(), due) => next?,
+                };
+                match next {
+                    Ok(Some(work)) => {
                         if !self.start(work.clone()).await {
                             self.worker
                                 .give_up(&work, "interrupted", "the run stopped before its turn")
@@ -381,20 +387,46 @@ impl Copying<'_> {
                         }
                     }
                     Ok(None) => self.worker.vanished(&work.file).await,
-                    Err(error) => {
-                        self.worker.give_up(&work, error.kind().as_str(), &error.to_string()).await;
-                    }
+                    Err((work, reason, detail)) => self.worker.give_up(&work, reason, &detail).await,
                 }
             }
         }
     }
 
+    /// Looks at the file again when it is due; nothing where it is no more, `Err` where there is no next attempt.
+    async fn next_attempt(&self, mut work: Work, due: Instant) -> Result<NextAttempt, EngineError> {
+        tokio::time::sleep_until(due).await;
+        if self.worker.shared.unanswered().contains(&work.file.id) {
+            // Unfinished, it is swept by the next run before that begins another upload.
+            let detail = "cannot look for the upload whose beginning was not answered";
+            return Ok(Err((work, ErrorKind::Unavailable.as_str(), detail.to_owned())));
+        }
+        match self.worker.look_again(&work.file).await {
+            Ok(Some(file)) => work.file = file,
+            Ok(None) => return Ok(Ok(None)),
+            Err(error) => return Ok(Err((work, error.kind().as_str(), error.to_string()))),
+        }
+        // What is stored is known to the ledger only.
+        work.row = self.job.ledger.file(&work.file.id).await?;
+        work.attempt += 1;
+        work.decision = match decide(&work.file, work.row.as_ref()) {
+            Decision::Confirm => Decision::Confirm,
+            _ => Decision::Resume,
+        };
+        if work.decision == Decision::Resume {
+            self.worker.intend(vec![intent(&work.file)]).await?;
+        }
+        Ok(Ok(Some(work)))
+    }
+
     /// Looks for uploads whose beginning was not answered; files for which that fails stay marked.
     async fn sweep_unanswered(&self) {
-        let files = std::mem::take(&mut *self.worker.shared.unanswered());
-        if let Err(error) = sweep::unanswered(&*self.job.ledger, &*self.job.target, &files).await {
-            tracing::warn!(%error, "cannot look for uploads whose beginning was not answered");
-            self.worker.shared.unanswered().extend(files);
+        let files = self.worker.shared.unanswered().clone();
+        match sweep::unanswered(&*self.job.ledger, &*self.job.target, &files).await {
+            Ok(()) => self.worker.shared.unanswered().retain(|id| !files.contains(id)),
+            Err(error) => {
+                tracing::warn!(%error, "cannot look for uploads whose beginning was not answered");
+            }
         }
     }
 
@@ -425,6 +457,9 @@ struct Work {
     row: Option<FileRecord>,
     attempt: u32,
 }
+
+/// The next attempt at a file; nothing where the file is no more; or why there is none.
+type NextAttempt = Result<Option<Work>, (Work, &'static str, String)>;
 
 #[derive(Debug)]
 struct Again {
@@ -537,11 +572,15 @@ impl Worker {
                 self.confirmed(work, by).await;
                 Ok(())
             }
-            other => Err(TransferError::Target(
-                Error::new(ErrorKind::Integrity, Op::Download)
-                    .with_id(&file.id)
-                    .with_message(format!("read back after the copy: {other:?}")),
-            )),
+            other => {
+                // What is published is not what was sent: it is no longer something that only has to be compared.
+                self.recorder.note(intent(file), None).await;
+                Err(TransferError::Target(
+                    Error::new(ErrorKind::Integrity, Op::Download)
+                        .with_id(&file.id)
+                        .with_message(format!("read back after the copy: {other}")),
+                ))
+            }
         }
     }
 
@@ -581,10 +620,11 @@ impl Worker {
                 return Ok(true);
             }
         }
-        self.intend(vec![intent(&work.file)])
-            .await
-            .map_err(|error| TransferError::Journal(Box::new(error)))?;
-        Ok(false)
+        let recorded = self.ledger.record(self.run, vec![intent(&work.file)]).await;
+        match recorded.map_err(|error| TransferError::Journal(Box::new(error)))?.as_slice() {
+            [Recorded::Done] => Ok(false),
+            _ => Err(TransferError::Journal("the ledger refused an intent".into())),
+        }
     }
 
     /// Returns what the ledger knows of an open upload of this very version.

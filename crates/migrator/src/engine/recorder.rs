@@ -22,8 +22,8 @@ const QUEUE: usize = 1024;
 const BATCH: usize = 512;
 
 enum Message {
-    /// A change, and the size of its file in bytes for whoever watches.
-    Note(Change, Option<u64>),
+    /// A change, and the size of its file in bytes for whoever watches; nobody is told of a quiet one.
+    Note { change: Change, size: Option<u64>, quiet: bool },
     /// Answered once everything before it is durable.
     Flush(oneshot::Sender<()>),
 }
@@ -58,7 +58,12 @@ impl Recorder {
     /// Hands a change over. After the ledger failed nothing is recorded any more; the failure is what
     /// [`Recording::close`] returns.
     pub(super) async fn note(&self, change: Change, size: Option<u64>) {
-        let _ = self.0.send(Message::Note(change, size)).await;
+        let _ = self.0.send(Message::Note { change, size, quiet: false }).await;
+    }
+
+    /// Hands over a change that is counted already.
+    pub(super) async fn note_quietly(&self, change: Change) {
+        let _ = self.0.send(Message::Note { change, size: None, quiet: true }).await;
     }
 
     /// Waits until everything handed over before is durable, or the ledger has failed.
@@ -93,14 +98,15 @@ async fn record_all(
         let mut waiting = Vec::new();
         for message in batch {
             match message {
-                Message::Note(change, size) => notes.push((change, size)),
+                Message::Note { change, size, quiet } => notes.push((change, size, quiet)),
                 Message::Flush(sender) => waiting.push(sender),
             }
         }
-        let changes = notes.iter().map(|(change, _)| change.clone()).collect();
+        let changes = notes.iter().map(|(change, ..)| change.clone()).collect();
         let recorded = ledger.record(run, changes).await?;
-        for ((change, size), recorded) in notes.iter().zip(recorded) {
+        for ((change, size, quiet), recorded) in notes.iter().zip(recorded) {
             match (recorded, change) {
+                (Recorded::Done, _) if *quiet => {}
                 (Recorded::Done, _) => tell(progress, change, *size),
                 // A worker was ended between its last note and its end: that note stands.
                 (Recorded::Stale, Change::Failed { .. }) => {}

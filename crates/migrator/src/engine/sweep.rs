@@ -41,6 +41,9 @@ pub async fn cleanup(job: &Job, older_than: Duration) -> Result<Cleaned, EngineE
     let mut cleaned = Cleaned { uploads: recorded_orphans(&*job.ledger, &*job.target).await? };
     let aged = SystemTime::now().checked_sub(older_than);
     for ticket in uploads.stale(Duration::ZERO).await.map_err(EngineError::Target)? {
+        if job.stop.is_cancelled() {
+            break;
+        }
         let Some(row) = job.ledger.file(&ticket.id).await? else { continue };
         let resumable = row.ticket.as_ref().is_some_and(|open| open.upload == ticket.upload);
         let old = aged.is_some_and(|aged| ticket.started < aged);
@@ -76,7 +79,7 @@ pub(super) async fn before_copy(
     }
     for ticket in uploads.stale(Duration::ZERO).await.map_err(EngineError::Target)? {
         if let Some(row) = ledger.file(&ticket.id).await?
-            && is_unrecorded(&row, &ticket)
+            && is_unrecorded(ledger, &row, &ticket).await?
         {
             uploads.abandon(&ticket).await.map_err(EngineError::Target)?;
             swept += 1;
@@ -95,7 +98,7 @@ pub(super) async fn unanswered(
     for ticket in uploads.stale(Duration::ZERO).await.map_err(EngineError::Target)? {
         if files.contains(&ticket.id)
             && let Some(row) = ledger.file(&ticket.id).await?
-            && is_unrecorded(&row, &ticket)
+            && is_unrecorded(ledger, &row, &ticket).await?
         {
             uploads.abandon(&ticket).await.map_err(EngineError::Target)?;
         }
@@ -118,12 +121,17 @@ pub(super) async fn recorded_orphans(
     Ok(abandoned)
 }
 
-/// Tells whether an open upload was begun for this unfinished row and its ticket never recorded: the ledger
-/// holds the intent, and the upload is not older than it.
-fn is_unrecorded(row: &FileRecord, ticket: &UploadTicket) -> bool {
-    let unfinished = matches!(row.state, State::Copying | State::Failed);
+/// Tells whether an open upload was begun for this unfinished row and its ticket never recorded: it is not older
+/// than the run that recorded the intent.
+async fn is_unrecorded(
+    ledger: &dyn Ledger,
+    row: &FileRecord,
+    ticket: &UploadTicket,
+) -> Result<bool, EngineError> {
     let recorded = row.ticket.as_ref().is_some_and(|open| open.upload == ticket.upload);
-    let begun_after_intent =
-        Timestamp::try_from(ticket.started + CLOCK_SKEW).is_ok_and(|latest| latest >= row.updated);
-    unfinished && !recorded && begun_after_intent
+    if recorded || !matches!(row.state, State::Copying | State::Failed) {
+        return Ok(false);
+    }
+    let Some(run) = ledger.run(Some(row.run)).await? else { return Ok(false) };
+    Ok(Timestamp::try_from(ticket.started + CLOCK_SKEW).is_ok_and(|latest| latest >= run.started))
 }

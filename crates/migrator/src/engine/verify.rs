@@ -1,8 +1,9 @@
 //! An audit: source, ledger and target side by side, in order. Changes nothing in either storage.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering as Atomic};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
@@ -14,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::item::State;
-use crate::ledger::{Change, FileFilter, FileRecord, Outcome, RunEnd, RunKind, Tally};
+use crate::ledger::{Change, FileFilter, FileRecord, Outcome, OutcomeRecord, RunEnd, RunKind, Tally};
 use crate::plan::{Merge, Step, identity};
 use crate::progress::{Event, Progress};
 use crate::scan::{self, Entry};
@@ -22,7 +23,10 @@ use crate::throttle::Throttle;
 use crate::verify::{Claim, Verdict, by_checksum, by_reading, digest_of};
 
 use super::recorder::{Recorder, line};
-use super::{CopyOptions, Ended, EngineError, Job, OUTAGE_LIMIT, VerifyOptions, claim_of, with_bytes};
+use super::{
+    CopyOptions, Ended, EngineError, Job, OUTAGE_LIMIT, VerifyOptions, claim_of, refuse_empty_source,
+    with_bytes,
+};
 
 /// Compares every file of the source, by way of the ledger, with the target, and notes what is missing,
 /// different, extra or unproven. What is missing or different is copied again by the next copy.
@@ -58,6 +62,7 @@ pub async fn verify(job: &Job, options: &VerifyOptions) -> Result<Ended, EngineE
         tally: Tally::default(),
         scanned_to: None,
         usable: true,
+        allow_empty_source: options.allow_empty_source,
     };
     let walked = tokio::select! {
         biased;
@@ -66,14 +71,17 @@ pub async fn verify(job: &Job, options: &VerifyOptions) -> Result<Ended, EngineE
     };
     if matches!(walked, Ok(true)) {
         job.progress.scan_done();
-        while audit.workers.join_next().await.is_some() {
-            if halt.is_cancelled() {
-                break;
+        loop {
+            tokio::select! {
+                biased;
+                () = halt.cancelled() => break,
+                done = audit.workers.join_next() => if done.is_none() { break },
             }
         }
     }
     // Reading only: what is in flight can be dropped at any point.
     audit.workers.shutdown().await;
+    audit.auditor.give_up_in_flight().await;
     let Audit { auditor, mut tally, scanned_to, usable, .. } = audit;
     let shared = Arc::clone(&auditor.shared);
     drop(auditor);
@@ -88,18 +96,16 @@ pub async fn verify(job: &Job, options: &VerifyOptions) -> Result<Ended, EngineE
         (None, true) => RunEnd::Interrupted,
         (None, false) => RunEnd::Complete,
     };
-    if end != RunEnd::Complete {
-        // Files whose comparison was dropped have no outcome: what was planned is what has one.
-        let counted = job.ledger.outcome_counts(run).await?;
-        let noted = counted.iter().filter(|(outcome, _)| {
-            !matches!(outcome, Outcome::Extra | Outcome::Gone | Outcome::Unseen | Outcome::Excluded)
-        });
-        tally.planned = tally.unchanged + noted.map(|(_, count)| count.files).sum::<u64>();
-    }
     let tally = with_bytes(tally, &job.progress, &before);
-    job.ledger.checkpoint(run, tally, scanned_to).await?;
-    job.ledger.finish_run(run, end, tally, scan_complete).await?;
-    failure.map_or(Ok(Ended { run, end }), Err)
+    let closed = async {
+        job.ledger.checkpoint(run, tally, scanned_to).await?;
+        job.ledger.finish_run(run, end, tally, scan_complete).await
+    };
+    let closed = closed.await;
+    match failure {
+        Some(failure) => Err(failure),
+        None => closed.map(|()| Ended { run, end }).map_err(EngineError::Ledger),
+    }
 }
 
 /// The run as a whole: one task walks the three sides and hands files to workers.
@@ -111,6 +117,7 @@ struct Audit<'a> {
     tally: Tally,
     scanned_to: Option<FileId>,
     usable: bool,
+    allow_empty_source: bool,
 }
 
 impl Audit<'_> {
@@ -118,6 +125,9 @@ impl Audit<'_> {
     async fn walk(&mut self) -> Result<bool, EngineError> {
         let entries = scan::entries(&*self.job.source, self.job.filter.clone());
         let mut merge = Merge::new(entries, self.job.ledger.files(FileFilter::default()));
+        if !self.allow_empty_source {
+            refuse_empty_source(&mut merge, &*self.job.ledger).await?;
+        }
         let mut target = Target::new(self.job.target.list(&Prefix::all(), ListOptions::default()));
         while let Some(step) = merge.next().await? {
             let id = match &step {
@@ -170,9 +180,11 @@ impl Audit<'_> {
                 self.job.progress.planned(file.size);
                 let Ok(permit) = Arc::clone(&self.admission).acquire_owned().await else { return false };
                 let auditor = self.auditor.clone();
+                auditor.shared.in_flight().insert(file.id.clone(), file.size);
                 self.workers.spawn(async move {
                     let _active = auditor.progress.active();
                     auditor.compare(&file, row.as_deref(), stored.as_ref()).await;
+                    auditor.shared.in_flight().remove(&file.id);
                     drop(permit);
                 });
                 return self.auditor.shared.outages.load(Atomic::Relaxed) < OUTAGE_LIMIT;
@@ -186,14 +198,18 @@ impl Audit<'_> {
                 self.usable = false;
                 self.auditor.note(&subject, Outcome::Failed, &reason, Some(detail), None).await;
             }
-            Step::Entry(Entry::Excluded(file), _) => {
+            Step::Entry(Entry::Excluded(file), row) => {
                 self.tally.excluded += 1;
+                if row.is_some() {
+                    let (id, size) = (file.id.as_str(), Some(file.size));
+                    self.auditor.note(id, Outcome::Excluded, "", None, size).await;
+                }
                 self.scanned_to = Some(file.id);
             }
             Step::Absent(row, outcome) => {
-                let (id, size) = (row.id.as_str(), Some(row.size));
-                if outcome == Outcome::Unseen || stored.is_some() {
-                    self.auditor.note(id, outcome, "", None, size).await;
+                // A row without a line would be taken for one that matches.
+                if row.state != State::Gone || stored.is_some() {
+                    self.auditor.note(row.id.as_str(), outcome, "", None, Some(row.size)).await;
                 }
             }
         }
@@ -235,6 +251,14 @@ struct Shared {
     matched_bytes: AtomicU64,
     outages: AtomicU32,
     failure: Mutex<Option<Error>>,
+    /// Files that are being compared, with their sizes.
+    in_flight: Mutex<BTreeMap<FileId, u64>>,
+}
+
+impl Shared {
+    fn in_flight(&self) -> MutexGuard<'_, BTreeMap<FileId, u64>> {
+        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Compares one file at a time.
@@ -300,16 +324,37 @@ impl Auditor {
     }
 
     async fn matched(&self, file: &FileMetadata, row: Option<&FileRecord>, by: Verified) {
+        // Counted, it is no longer in flight: nothing is awaited in between.
+        self.shared.in_flight().remove(&file.id);
         self.shared.matched.fetch_add(1, Atomic::Relaxed);
         self.shared.matched_bytes.fetch_add(file.size, Atomic::Relaxed);
         self.progress.unchanged(file.size);
         let news = |row: &&FileRecord| match row.state {
-            State::Copied => true,
+            State::Copied | State::Damaged => true,
             State::Verified => by == Verified::ReadBack && row.verified != Some(by),
             _ => false,
         };
-        if let Some(row) = row.filter(news) {
-            self.recorder.note(Change::Confirmed { id: row.id.clone(), by, attempts: None }, None).await;
+        match row {
+            Some(row) if news(&row) => {
+                let change = Change::Confirmed { id: row.id.clone(), by, attempts: None };
+                self.recorder.note(change, None).await;
+            }
+            Some(row) if row.state == State::Verified => {}
+            // No verified row says it.
+            _ => {
+                let line = line(file.id.as_str(), Outcome::Matched, "", None, Some(file.size));
+                let change = Change::Noted(OutcomeRecord { verified: Some(by), ..line });
+                self.recorder.note_quietly(change).await;
+            }
+        }
+    }
+
+    /// What was dropped has to have an outcome.
+    async fn give_up_in_flight(&self) {
+        let left = std::mem::take(&mut *self.shared.in_flight());
+        for (id, size) in left {
+            let detail = "the run stopped while it was compared".to_owned();
+            self.note(id.as_str(), Outcome::Unverified, "interrupted", Some(detail), Some(size)).await;
         }
     }
 

@@ -12,12 +12,13 @@ pub(super) struct Pool(Arc<Shelf>);
 struct Shelf {
     buffers: Mutex<Vec<Vec<u8>>>,
     keep: usize,
+    largest: usize,
 }
 
 impl Pool {
-    /// Makes an empty pool that keeps at most `keep` buffers.
-    pub(super) fn new(keep: usize) -> Self {
-        Self(Arc::new(Shelf { buffers: Mutex::new(Vec::new()), keep }))
+    /// Makes an empty pool that keeps at most `keep` buffers, none of more than `largest` bytes.
+    pub(super) fn new(keep: usize, largest: usize) -> Self {
+        Self(Arc::new(Shelf { buffers: Mutex::new(Vec::new()), keep, largest }))
     }
 
     /// Returns an empty buffer with room for `capacity` bytes.
@@ -26,7 +27,7 @@ impl Pool {
         // A large buffer serves a small file; the reverse would grow it by copying.
         let fitting = shelf.iter().position(|buffer| buffer.capacity() >= capacity);
         let data = fitting.map(|index| shelf.swap_remove(index)).or_else(|| {
-            // None fits: the largest makes room for the new one, so that the pool never holds more than `keep`.
+            // None fits: one makes room for the new one, so that the pool never holds more than `keep`.
             if shelf.len() >= self.0.keep {
                 shelf.pop();
             }
@@ -78,7 +79,7 @@ impl Drop for Buffer {
         let mut data = std::mem::take(&mut self.data);
         data.clear();
         let mut buffers = shelf.buffers.lock().unwrap_or_else(PoisonError::into_inner);
-        if data.capacity() > 0 && buffers.len() < shelf.keep {
+        if (1..=shelf.largest).contains(&data.capacity()) && buffers.len() < shelf.keep {
             buffers.push(data);
         }
     }
@@ -90,7 +91,7 @@ mod tests {
 
     #[test]
     fn a_buffer_comes_back_empty_when_its_last_reader_is_gone() {
-        let pool = Pool::new(1);
+        let pool = Pool::new(1, 100);
         let mut buffer = pool.take(100);
         buffer.extend(b"secret of another file");
         let place = buffer.as_ref().as_ptr();
@@ -106,7 +107,7 @@ mod tests {
 
     #[test]
     fn no_more_buffers_are_kept_than_asked() {
-        let pool = Pool::new(2);
+        let pool = Pool::new(2, 10);
         let taken: Vec<_> = (0..5).map(|_| pool.take(10)).collect();
         drop(taken);
         assert_eq!(pool.0.buffers.lock().unwrap().len(), 2);

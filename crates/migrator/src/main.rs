@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-/// Small allocations of many threads: measured faster than the system's.
+/// Small allocations of many threads: measured faster than the system's. Without huge pages (feature `no_thp`):
+/// with them, every page of every thread's size classes held 2 MiB, and peak memory was five times as much.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -23,7 +23,7 @@ const BIG: u64 = (11 << 20) + 1;
 enum Target {
     /// The program's own server, which dies with it.
     Embedded,
-    Garage(Remote),
+    Garage(Box<Remote>),
 }
 
 /// What is done over and over: a copy of three files, one of them in parts.
@@ -288,13 +288,13 @@ fn killed_at_syncs_of_the_target() {
 #[test]
 fn killed_at_what_is_sent_to_a_real_server() {
     let Some(remote) = Remote::garage() else { return };
-    let sweep = Sweep::new(Target::Garage(remote), false);
+    let sweep = Sweep::new(Target::Garage(Box::new(remote)), false);
     sweep.walk(SENDS, &[], 5, 10);
 }
 
 #[test]
 fn killed_at_commits_of_the_ledger_before_a_real_server_while_older_versions_are_replaced() {
     let Some(remote) = Remote::garage() else { return };
-    let sweep = Sweep::new(Target::Garage(remote), true);
+    let sweep = Sweep::new(Target::Garage(Box::new(remote)), true);
     sweep.walk(SYNCS, &sweep.ledger_files(), 3, 6);
 }

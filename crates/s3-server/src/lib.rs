@@ -38,6 +38,7 @@ mod hook;
 mod http;
 mod keys;
 mod listing;
+mod part_tag;
 mod receive;
 mod refuse;
 mod server;

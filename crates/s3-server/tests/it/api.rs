@@ -442,9 +442,10 @@ async fn completions_can_be_repeated(storage: Arc<dyn FileStorage>) {
             let again = again.send(&server).await.expect(200);
             assert_eq!(again.element("ETag"), first.element("ETag"), "{sizes:?}");
         }
-        // Another upload's parts, and another file under the name, are not its result.
+        // Not its result: a part of another upload that has the size of the first case, and another file.
         let other = begin(&server, "other").await;
-        let stranger = part("other", &other, 1, b"stranger".to_vec()).send(&server).await.expect(200).etag();
+        let stranger =
+            part("other", &other, 1, b"a stranger".to_vec()).send(&server).await.expect(200).etag();
         complete("f", &upload, &[(1, stranger)]).send(&server).await.refused(404, "NoSuchUpload");
         Request::new("DELETE", "other").query("uploadId", &other).send(&server).await.expect(204);
         put("f", "another").send(&server).await.expect(200);

@@ -3,4 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests make and change files")]
 
 mod kills;
+mod names;
+mod refusals;
+mod support;
 mod traps;

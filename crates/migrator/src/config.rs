@@ -137,7 +137,7 @@ impl Config {
             path: path.to_owned(),
             line: None,
             message: format!("cannot be read: {error}"),
-            hint: None,
+            hint: Some("a configuration file is UTF-8 text that the user who runs this may read".to_owned()),
         })?;
         Self::parse(&text, path)
     }

@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use storage_core::checksum::Digest;
 use storage_core::storage::{Capabilities, FileStorage};
 use tokio_util::sync::CancellationToken;
 
 use crate::ledger::{FileFilter, FileRecord, Ledger, LedgerError, RunEnd, RunId, Tally};
 use crate::plan::{Merge, MergeError, Summary};
-use crate::progress::Progress;
+use crate::progress::{Progress, Snapshot};
 use crate::scan::{self, Filter};
+use crate::verify::Claim;
 
 pub use self::copy::copy;
 pub use self::sweep::{Cleaned, cleanup};
@@ -161,10 +163,16 @@ pub async fn plan(
     Ok(summary)
 }
 
-/// Bytes are counted where they pass, failed attempts included.
-fn with_bytes(mut tally: Tally, progress: &Progress) -> Tally {
-    let numbers = progress.snapshot();
-    tally.bytes_read = numbers.bytes_read;
-    tally.bytes_sent = numbers.bytes_sent;
+/// Counts bytes where they pass, failed attempts included; `before` is where the run began.
+fn with_bytes(mut tally: Tally, progress: &Progress, before: &Snapshot) -> Tally {
+    let now = progress.snapshot();
+    tally.bytes_read = now.bytes_read.saturating_sub(before.bytes_read);
+    tally.bytes_sent = now.bytes_sent.saturating_sub(before.bytes_sent);
     tally
+}
+
+/// What the ledger says of a file's bytes.
+fn claim_of(row: &FileRecord, digest: Digest) -> Claim {
+    let compared = row.target_version.clone().zip(row.verified);
+    Claim { size: row.size, digest, composite: row.composite, compared }
 }

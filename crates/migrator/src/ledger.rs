@@ -268,7 +268,8 @@ impl Outcome {
 /// A line of a run's journal. A later one for the same subject in the same run replaces it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutcomeRecord {
-    /// The id; or, for an entry that has none, its path with odd bytes escaped.
+    /// The id; or, for an entry that has none, its path with odd bytes escaped: it begins with `./` or ends in
+    /// `/`, as no id does.
     pub subject: String,
     /// What became of it.
     pub outcome: Outcome,

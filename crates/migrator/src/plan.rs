@@ -256,11 +256,11 @@ impl Summary {
                 None => self.files.entry(decide(&file, row.as_deref())).or_default().add(file.size),
             },
             Step::Entry(Entry::Excluded(file), _) => self.excluded.add(file.size),
-            Step::Entry(Entry::Foreign { subject, reason }, _) => {
+            Step::Entry(Entry::Foreign { subject, reason, .. }, _) => {
                 *self.skipped.entry(reason.clone()).or_default() += 1;
                 list(&mut self.listed, Listed { subject, outcome: Outcome::Skipped, reason, detail: None });
             }
-            Step::Entry(Entry::Unusable { subject, reason, detail }, _) => {
+            Step::Entry(Entry::Unusable { subject, reason, detail, .. }, _) => {
                 *self.failed.entry(reason.clone()).or_default() += 1;
                 let detail = Some(detail);
                 list(&mut self.listed, Listed { subject, outcome: Outcome::Failed, reason, detail });
@@ -353,7 +353,12 @@ mod tests {
     }
 
     fn unreadable(subject: &str) -> Result<Entry, Error> {
-        Ok(Entry::Unusable { subject: subject.into(), reason: "denied".into(), detail: String::new() })
+        Ok(Entry::Unusable {
+            id: FileId::parse(subject).ok(),
+            subject: subject.into(),
+            reason: "denied".into(),
+            detail: String::new(),
+        })
     }
 
     #[tokio::test]
@@ -376,9 +381,8 @@ mod tests {
                 "d/x unseen",
                 "d/y/z unseen",
                 "d0+row",
-                "-",
                 "e gone",
-                "x unseen",
+                "x+row",
                 "z",
                 "zz gone"
             ]

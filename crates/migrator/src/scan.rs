@@ -85,6 +85,8 @@ pub enum Entry {
     Excluded(FileMetadata),
     /// Not a file: a symbolic link, a fifo. Skipped, which is no failure.
     Foreign {
+        /// Its path as an id, where it can be one.
+        id: Option<FileId>,
         /// Its path.
         subject: String,
         /// What it is.
@@ -92,6 +94,8 @@ pub enum Entry {
     },
     /// A file or directory that cannot be taken although it should be: unreadable, or its name is no id.
     Unusable {
+        /// Its path as an id, where it can be one: a directory's never is.
+        id: Option<FileId>,
         /// Its path; ends in `/` for a directory, of which nothing beneath was seen.
         subject: String,
         /// A stable word.
@@ -106,7 +110,7 @@ impl Entry {
     pub fn id(&self) -> Option<&FileId> {
         match self {
             Self::File(file) | Self::Excluded(file) => Some(&file.id),
-            Self::Foreign { .. } | Self::Unusable { .. } => None,
+            Self::Foreign { id, .. } | Self::Unusable { id, .. } => id.as_ref(),
         }
     }
 }
@@ -125,19 +129,28 @@ pub fn entries(source: &dyn FileStorage, filter: Filter) -> BoxStream<'static, R
 }
 
 fn about_one_entry(error: Error) -> Result<Entry> {
-    let Some(subject) = error.id().map(FileId::as_str).or(error.subject()).map(str::to_owned) else {
-        return Err(error);
+    let id = error.id().cloned();
+    let subject = match (&id, error.subject()) {
+        (Some(id), _) => id.as_str().to_owned(),
+        // An escaped name may be another file's real one; no file's begins like this.
+        (None, Some(path)) if FileId::parse(path).is_ok() => format!("./{path}"),
+        (None, Some(path)) => path.to_owned(),
+        (None, None) => return Err(error),
     };
     let words = || error.message().unwrap_or(error.kind().as_str()).to_owned();
     Ok(match error.kind() {
-        ErrorKind::NotAFile => Entry::Foreign { reason: words(), subject },
-        ErrorKind::InvalidInput => Entry::Unusable { reason: words(), detail: error.to_string(), subject },
-        kind => Entry::Unusable { reason: kind.as_str().to_owned(), detail: error.to_string(), subject },
+        ErrorKind::NotAFile => Entry::Foreign { id, reason: words(), subject },
+        ErrorKind::InvalidInput => {
+            Entry::Unusable { id, reason: words(), detail: error.to_string(), subject }
+        }
+        kind => Entry::Unusable { id, reason: kind.as_str().to_owned(), detail: error.to_string(), subject },
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use storage_core::error::Op;
+
     use super::*;
 
     fn filter(include: &[&str], exclude: &[&str]) -> Filter {
@@ -169,8 +182,21 @@ mod tests {
     }
 
     #[test]
+    fn an_escaped_name_is_not_taken_for_the_file_that_has_it_as_its_real_one() {
+        let named = |error: Error| match about_one_entry(error).unwrap() {
+            Entry::Unusable { subject, .. } => subject,
+            other => panic!("{other:?}"),
+        };
+        let error = || Error::new(ErrorKind::InvalidInput, Op::List);
+        assert_eq!(named(error().with_subject("caf\\xe9")), "./caf\\xe9");
+        assert_eq!(named(error().with_id(&FileId::parse("caf\\xe9").unwrap())), "caf\\xe9");
+        assert_eq!(named(error().with_subject("dir/")), "dir/");
+        assert!(about_one_entry(error()).is_err());
+    }
+
+    #[test]
     fn a_pattern_that_cannot_be_understood_is_named() {
-        let error = Filter::from_globs(&[], &["a[".to_owned()]).unwrap_err();
-        assert!(error.to_string().contains("a["), "{error}");
+        let error = Filter::from_globs(&[], &["a{b".to_owned()]).unwrap_err();
+        assert!(error.to_string().contains("a{b"), "{error}");
     }
 }

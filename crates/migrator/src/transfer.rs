@@ -30,6 +30,7 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::stream::Fuse;
 use futures::{StreamExt, TryStreamExt};
 use storage_core::body::{Body, BodySource, ByteStream};
 use storage_core::checksum::{CompositeDigest, Digest, Hasher};
@@ -108,7 +109,8 @@ pub struct Mover {
     source: Arc<dyn FileStorage>,
     target: Arc<dyn FileStorage>,
     part_size: u64,
-    /// One per buffer: a permit lives as long as the bytes, and nobody waits for a second while holding one.
+    /// One per buffer and part in flight: a permit lives as long as the bytes and their record, and nobody waits
+    /// for a second while holding one.
     slots: Arc<Semaphore>,
     buffers: Pool,
     throttle: Option<Arc<Throttle>>,
@@ -347,7 +349,10 @@ impl Mover {
             let (mover, ticket, journal) = (self.clone(), ticket.clone(), Arc::clone(journal));
             let bytes = buffer.freeze();
             parts.tasks.spawn(async move {
-                let part = mover.send_part(&ticket, number, bytes, digest, slot).await?;
+                // Until the receipt is durable: what a kill makes the next attempt send again is at most what
+                // has a slot.
+                let _slot = slot;
+                let part = mover.send_part(&ticket, number, bytes, digest).await?;
                 journal.stored(&ticket, &part).await.map_err(TransferError::Journal)?;
                 Ok(part)
             });
@@ -369,7 +374,6 @@ impl Mover {
         number: PartNumber,
         bytes: Bytes,
         digest: Digest,
-        slot: OwnedSemaphorePermit,
     ) -> Result<PartReceipt, TransferError> {
         let Some(uploads) = self.target.resumable() else {
             return Err(TransferError::Target(Error::new(ErrorKind::Unsupported, Op::PutPart)));
@@ -377,7 +381,6 @@ impl Mover {
         let size = bytes.len() as u64;
         let mut part =
             uploads.put_part(ticket, number, bytes, digest).await.map_err(TransferError::Target)?;
-        drop(slot);
         self.progress.bytes_sent(size);
         part.digest = Some(digest);
         Ok(part)
@@ -424,7 +427,7 @@ impl Mover {
             self.source.download(&file.id, of_version(file)).await.map_err(TransferError::Source)?;
         let options = attributes(&download.metadata);
         Ok(Reader {
-            body: download.body,
+            body: download.body.fuse(),
             rest: Bytes::new(),
             options,
             throttle: self.throttle.clone(),
@@ -524,7 +527,8 @@ impl Parts {
 
 /// An open file of the source, read in pieces, counted and throttled.
 struct Reader {
-    body: ByteStream,
+    /// Asked again after its end, when the last part is full.
+    body: Fuse<ByteStream>,
     rest: Bytes,
     options: UploadOptions,
     throttle: Option<Arc<Throttle>>,

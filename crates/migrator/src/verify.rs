@@ -13,7 +13,7 @@ use crate::progress::Progress;
 use crate::throttle::Throttle;
 
 /// What the bytes must be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
     /// In bytes.
     pub size: u64,
@@ -21,6 +21,8 @@ pub struct Claim {
     pub digest: Digest,
     /// Composite of the parts, where it was sent in parts.
     pub composite: Option<CompositeDigest>,
+    /// The target's version whose bytes were compared before, and who did.
+    pub compared: Option<(Version, Verified)>,
 }
 
 /// What was found.
@@ -38,8 +40,9 @@ pub enum Verdict {
 
 /// Compares what the target says of its file with the claim, without reading the bytes.
 ///
-/// The target's word counts only where it compares every upload with its digest, which was found by trying:
-/// then the digest that it tells of the file is one that it has seen to be right.
+/// The target's word counts where it compares every upload with its digest, which was found by trying: then the
+/// digest that it tells of the file is one that it has seen to be right. Where it does not, a file whose version
+/// is still the one whose bytes were compared before has not been written since.
 pub fn judge(stored: &FileMetadata, claim: &Claim, target_verifies: bool) -> Verdict {
     if stored.size != claim.size {
         return Verdict::Different(format!(
@@ -59,6 +62,12 @@ pub fn judge(stored: &FileMetadata, claim: &Claim, target_verifies: bool) -> Ver
             Verdict::Different(format!("SHA-256 {digest} in the target, {} in the source", claim.digest))
         }
         Some((true, _)) if target_verifies => Verdict::Match(Verified::Backend),
+        _ if let Some((version, by)) = &claim.compared
+            && *by != Verified::No
+            && stored.version.as_ref() == Some(version) =>
+        {
+            Verdict::Match(*by)
+        }
         Some((true, _)) => {
             Verdict::Unproven("the target does not check the digests that it is given".to_owned())
         }
@@ -153,7 +162,7 @@ mod tests {
     fn nothing_matches_on_a_name_and_a_size_alone() {
         let right = Digest::of(b"abc");
         let wrong = Digest::of(b"abd");
-        let claim = Claim { size: 3, digest: right, composite: None };
+        let claim = Claim { size: 3, digest: right, composite: None, compared: None };
         let verdict = |file: &FileMetadata, trusted| judge(file, &claim, trusted);
         assert_eq!(verdict(&stored(3, Some(right), None), true), Verdict::Match(Verified::Backend));
         assert!(matches!(verdict(&stored(3, Some(right), None), false), Verdict::Unproven(_)));
@@ -163,10 +172,22 @@ mod tests {
     }
 
     #[test]
+    fn a_version_that_was_compared_counts_until_the_file_is_written_again() {
+        let digest = Digest::of(b"abc");
+        let compared = Some((Version::new("v1"), Verified::ReadBack));
+        let claim = Claim { size: 3, digest, composite: None, compared };
+        let mut file = stored(3, None, None);
+        file.version = Some(Version::new("v1"));
+        assert_eq!(judge(&file, &claim, false), Verdict::Match(Verified::ReadBack));
+        file.version = Some(Version::new("v2"));
+        assert!(matches!(judge(&file, &claim, false), Verdict::Unproven(_)));
+    }
+
+    #[test]
     fn composites_of_other_part_sizes_prove_nothing() {
         let digest = Digest::of(b"abc");
         let composite = |part_size| CompositeDigest::of_parts(part_size, [&digest]);
-        let claim = Claim { size: 3, digest, composite: Some(composite(5)) };
+        let claim = Claim { size: 3, digest, composite: Some(composite(5)), compared: None };
         assert_eq!(
             judge(&stored(3, None, Some(composite(5))), &claim, true),
             Verdict::Match(Verified::Backend)

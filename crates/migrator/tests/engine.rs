@@ -1,6 +1,7 @@
 //! The engine over real storages in memory and on disk, and a real ledger.
 
 #![expect(clippy::disallowed_methods, reason = "tests make and change files")]
+#![expect(clippy::print_stderr, reason = "seeds are printed")]
 
 use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroU64};
@@ -19,6 +20,7 @@ use storage_core::backend::local::{LocalConfig, LocalStorage};
 use storage_core::backend::memory::MemoryStorage;
 use storage_core::error::{ErrorKind, Op};
 use storage_core::id::{FileId, Prefix};
+use storage_core::layer::metered::MeteredStorage;
 use storage_core::metadata::FileMetadata;
 use storage_core::storage::{
     Access, FileStorage, FileStorageExt, ListOptions, Precondition, ResumableUpload, UploadOptions, Verified,
@@ -47,7 +49,9 @@ async fn bench() -> Bench {
     let source = Arc::new(MemoryStorage::named("source"));
     let target = Arc::new(MemoryStorage::named("target"));
     let flaky = Arc::new(FlakyStorage::new(target.clone()));
-    let job = Job::new(source.clone(), flaky.clone(), ledger.clone());
+    // Metered as in the program: what a layer demands of those who read its streams holds here as well.
+    let metered = Arc::new(MeteredStorage::new(source.clone()));
+    let job = Job::new(metered, flaky.clone(), ledger.clone());
     Bench { job, source, target, flaky, ledger, _directory: directory }
 }
 
@@ -230,6 +234,17 @@ async fn an_upload_that_was_begun_and_never_recorded_is_swept_by_the_next_run() 
     assert_eq!(bench.target.stale(Duration::ZERO).await.unwrap().len(), 2);
     bench.copy().await;
     assert_eq!(bench.target.stale(Duration::ZERO).await.unwrap(), [foreign], "another's upload stays");
+}
+
+/// The second attempt succeeds, and nothing would ever lead back to the upload of the first.
+#[tokio::test]
+async fn an_upload_whose_beginning_was_not_answered_is_swept_before_the_next_attempt() {
+    let bench = bench().await;
+    bench.put("large", bytes(1, 12 << 20)).await;
+    bench.flaky.fail_next(Op::BeginUpload, Fault::After(ErrorKind::Unavailable));
+    let run = bench.copy().await;
+    assert_eq!(run.tally.retries, 1);
+    bench.assert_equal().await;
 }
 
 #[tokio::test]

@@ -188,6 +188,7 @@ pub enum Command {
 
 /// The two storages.
 #[derive(Debug, clap::Args)]
+#[allow(rustdoc::broken_intra_doc_links, reason = "the comments are the words of --help, brackets and all")]
 pub struct Pair {
     /// Where files are read: DIR, s3://BUCKET[/PREFIX], NAME[:PREFIX] or embedded:DIR. Never written to
     pub source: OsString,

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::args;
 use crate::cli::context::{Context, filter};
-use crate::cli::run::{conclude, latest};
+use crate::cli::run::{conclude, latest, prepare_report};
 use crate::cli::watch::{Style, Watch, progress};
 use crate::engine::{self, CopyOptions, Job};
 use crate::failure::{Exit, Failure, Side};
@@ -27,6 +27,7 @@ pub(super) async fn run(
     let (migration, report) = context.migration(&args.pair, args.report.as_deref())?;
     // The lock first: nobody else changes the target from here on.
     let ledger = Arc::new(context.open_ledger(&migration, OpenMode::Create).await?);
+    prepare_report(report.as_deref())?;
     let source = context.open(&migration.source, Side::Source, Access::ReadOnly).await?;
     let target = context.open(&migration.target, Side::Target, Access::ReadWrite).await?;
 

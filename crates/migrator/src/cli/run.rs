@@ -21,6 +21,17 @@ pub(super) struct SummaryBody<'r> {
     pub report: &'r Report,
 }
 
+/// Makes sure that the report can be written: hours of copying must not end in a report that never could be.
+///
+/// # Errors
+/// It cannot.
+pub(super) fn prepare_report(directory: Option<&Path>) -> Result<(), Failure> {
+    directory.map_or(Ok(()), files::try_directory).map_err(|error| {
+        Failure::new(Exit::Config, format!("the report cannot be written: {error}"))
+            .with_hint("name a directory that can be written, or one that can be made, with --report DIR")
+    })
+}
+
 /// Ends a run: tells its report from the ledger, whatever the run itself thinks, and returns the exit code.
 ///
 /// # Errors

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::args;
 use crate::cli::context::{Context, filter};
-use crate::cli::run::{conclude, latest};
+use crate::cli::run::{conclude, latest, prepare_report};
 use crate::cli::watch::{Style, Watch, progress};
 use crate::engine::{self, Job, VerifyOptions};
 use crate::failure::{Exit, Failure, Side};
@@ -26,6 +26,7 @@ pub(super) async fn run(
     let filter = filter(&settings)?;
     let (migration, report) = context.migration(&args.pair, args.report.as_deref())?;
     let ledger = Arc::new(context.open_ledger(&migration, OpenMode::Existing).await?);
+    prepare_report(report.as_deref())?;
     let source = context.open(&migration.source, Side::Source, Access::ReadOnly).await?;
     let target = if args.read_back {
         context.open(&migration.target, Side::Target, Access::ReadOnly).await?

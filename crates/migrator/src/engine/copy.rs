@@ -16,15 +16,15 @@
 //!
 //! Nothing is ever deleted from the target.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream;
-use storage_core::error::{Error, ErrorKind, Op, Retry};
+use storage_core::error::{Effect, Error, ErrorKind, Op, Retry};
 use storage_core::id::FileId;
 use storage_core::metadata::FileMetadata;
 use storage_core::storage::{FileStorage, PartReceipt, UploadTicket, Verified};
@@ -37,14 +37,14 @@ use crate::ledger::{
     Change, FileFilter, FileRecord, Ledger, Outcome, Published, Recorded, RunEnd, RunId, RunKind, Tally,
 };
 use crate::plan::{Decision, Merge, MergeError, Step, decide, identity, unfit};
-use crate::progress::{Event, Progress};
+use crate::progress::{Event, Progress, Snapshot};
 use crate::scan::{self, Entry};
 use crate::throttle::Throttle;
 use crate::transfer::{Arrived, Journal, Mover, MoverOptions, Resume, TransferError};
 use crate::verify::{Claim, Verdict, by_checksum, by_reading};
 
 use super::recorder::{Recorder, line};
-use super::{CopyOptions, Ended, EngineError, Job, OUTAGE_LIMIT, sweep, with_bytes};
+use super::{CopyOptions, Ended, EngineError, Job, OUTAGE_LIMIT, claim_of, sweep, with_bytes};
 
 /// How long the target may take to answer the canary before the first file.
 const PROBE_DEADLINE: Duration = Duration::from_secs(30);
@@ -74,6 +74,7 @@ const CHECKPOINT: Duration = Duration::from_secs(5);
 /// failed. What was done until then is in the ledger, and the next run goes on from there.
 pub async fn copy(job: &Job, options: &CopyOptions) -> Result<Ended, EngineError> {
     job.target.probe(PROBE_DEADLINE).await.map_err(EngineError::Target)?;
+    let before = job.progress.snapshot();
     let run = job.ledger.begin_run(RunKind::Copy, env!("CARGO_PKG_VERSION")).await?;
     job.progress.tell(&Event::Run { run, kind: RunKind::Copy });
     let left_over = sweep::before_copy(&*job.ledger, &*job.target, options.part_size.get()).await?;
@@ -115,6 +116,7 @@ pub async fn copy(job: &Job, options: &CopyOptions) -> Result<Ended, EngineError
         scanned_to: None,
         usable: true,
         told: Instant::now(),
+        before,
     };
     let scanned = copying.scan().await;
     let scan_complete = matches!(scanned, Ok(true)) && copying.usable;
@@ -140,7 +142,7 @@ pub async fn copy(job: &Job, options: &CopyOptions) -> Result<Ended, EngineError
         (None, true) => RunEnd::Interrupted,
         (None, false) => RunEnd::Complete,
     };
-    let tally = with_bytes(shared.tally(), &job.progress);
+    let tally = with_bytes(shared.tally(), &job.progress, &before);
     let closed = async {
         job.ledger.checkpoint(run, tally, scanned_to).await?;
         job.ledger.finish_run(run, end, tally, scan_complete).await
@@ -163,6 +165,7 @@ struct Copying<'a> {
     scanned_to: Option<FileId>,
     usable: bool,
     told: Instant,
+    before: Snapshot,
 }
 
 impl Copying<'_> {
@@ -245,7 +248,7 @@ impl Copying<'_> {
         }
         if self.told.elapsed() >= CHECKPOINT {
             self.told = Instant::now();
-            let tally = with_bytes(self.worker.shared.tally(), &self.job.progress);
+            let tally = with_bytes(self.worker.shared.tally(), &self.job.progress, &self.before);
             self.job.ledger.checkpoint(self.worker.run, tally, self.scanned_to.clone()).await?;
         }
         broken.map_or(Ok(true), Err)
@@ -254,11 +257,15 @@ impl Copying<'_> {
     /// Notes an entry that is no file to be copied.
     async fn note(&mut self, step: Step) {
         let change = match step {
-            Step::Entry(Entry::Foreign { subject, reason }, _) => {
+            Step::Entry(Entry::Foreign { subject, reason, .. }, row) => {
                 self.plan_entry();
+                // It was a file once. Noted first, as what it is now is what the run tells of it.
+                if let Some(row) = row.filter(|row| row.state != crate::item::State::Gone) {
+                    self.worker.recorder.note(Change::Gone { id: row.id }, None).await;
+                }
                 Change::Noted(line(&subject, Outcome::Skipped, &reason, None, None))
             }
-            Step::Entry(Entry::Unusable { subject, reason, detail }, _) => {
+            Step::Entry(Entry::Unusable { subject, reason, detail, .. }, _) => {
                 self.plan_entry();
                 self.usable = false;
                 Change::Noted(line(&subject, Outcome::Failed, &reason, Some(detail), None))
@@ -340,14 +347,22 @@ impl Copying<'_> {
             if again.is_empty() {
                 return;
             }
-            // What the failed attempts noted comes before the intents of the next.
+            // What the failed attempts noted comes before the intents of the next, and so do the uploads that
+            // they may have left: once a file is copied nobody would look for them.
             self.worker.recorder.flush().await;
+            self.sweep_unanswered().await;
             let halt = self.worker.halt.clone();
             for Again { mut work, since } in again {
                 tokio::select! {
                     biased;
                     () = halt.cancelled() => {}
                     () = tokio::time::sleep_until(since + PAUSE * work.attempt) => {}
+                }
+                if self.worker.shared.unanswered().contains(&work.file.id) {
+                    // Unfinished, it is swept by the next run before that begins another upload.
+                    let detail = "cannot look for the upload whose beginning was not answered";
+                    self.worker.give_up(&work, ErrorKind::Unavailable.as_str(), detail).await;
+                    continue;
                 }
                 work.attempt += 1;
                 match self.worker.look_again(&work.file).await {
@@ -371,6 +386,15 @@ impl Copying<'_> {
                     }
                 }
             }
+        }
+    }
+
+    /// Looks for uploads whose beginning was not answered; files for which that fails stay marked.
+    async fn sweep_unanswered(&self) {
+        let files = std::mem::take(&mut *self.worker.shared.unanswered());
+        if let Err(error) = sweep::unanswered(&*self.job.ledger, &*self.job.target, &files).await {
+            tracing::warn!(%error, "cannot look for uploads whose beginning was not answered");
+            self.worker.shared.unanswered().extend(files);
         }
     }
 
@@ -413,6 +437,8 @@ struct Again {
 struct Shared {
     tally: Mutex<Tally>,
     again: Mutex<Vec<Again>>,
+    /// Files of which an upload may have begun that nobody knows.
+    unanswered: Mutex<BTreeSet<FileId>>,
     failure: Mutex<Option<EngineError>>,
     outages: AtomicU32,
 }
@@ -438,6 +464,10 @@ impl Shared {
         }
         again.push(Again { work, since: Instant::now() });
         None
+    }
+
+    fn unanswered(&self) -> MutexGuard<'_, BTreeSet<FileId>> {
+        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take_failure(&self) -> Option<EngineError> {
@@ -500,7 +530,8 @@ impl Worker {
         if arrived.verified != Verified::No {
             return Ok(());
         }
-        let claim = Claim { size: file.size, digest: arrived.digest, composite: arrived.composite };
+        let claim =
+            Claim { size: file.size, digest: arrived.digest, composite: arrived.composite, compared: None };
         match self.read_back(&file.id, arrived.version.as_ref(), &claim).await? {
             Verdict::Match(by) => {
                 self.confirmed(work, by).await;
@@ -539,7 +570,7 @@ impl Worker {
     async fn confirm_earlier(&self, work: &Work) -> Result<bool, TransferError> {
         let Some(row) = &work.row else { return Ok(false) };
         if let Some(digest) = row.digest {
-            let claim = Claim { size: row.size, digest, composite: row.composite };
+            let claim = claim_of(row, digest);
             let id = &work.file.id;
             let mut verdict = by_checksum(&*self.target, id, &claim).await.map_err(TransferError::Target)?;
             if matches!(verdict, Verdict::Unproven(_)) {
@@ -570,6 +601,12 @@ impl Worker {
     }
 
     async fn failed(&self, work: Work, error: TransferError) {
+        if let TransferError::Target(error) = &error
+            && error.op() == Op::BeginUpload
+            && error.effect() != Effect::None
+        {
+            self.shared.unanswered().insert(work.file.id.clone());
+        }
         let next = self.next_step(&work, &error);
         let (reason, detail) = words(&error);
         if let Next::Again = next {

@@ -1,10 +1,12 @@
 //! Uploads that nobody will finish: found by the ledger, abandoned, forgotten.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use futures::TryStreamExt;
 use jiff::Timestamp;
 use serde::Serialize;
+use storage_core::id::FileId;
 use storage_core::storage::{FileStorage, UploadTicket};
 
 use crate::item::State;
@@ -15,6 +17,9 @@ use super::{EngineError, Job};
 /// How far the clocks of this machine and of the target may differ for an upload to be known as begun after
 /// the intent that the ledger holds.
 const CLOCK_SKEW: Duration = Duration::from_secs(300);
+
+/// Files up to this size are never sent in parts, whatever an earlier run's part size was: no server takes less.
+const LEAST_PART: u64 = 5 << 20;
 
 /// What a cleanup did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -65,7 +70,7 @@ pub(super) async fn before_copy(
     let states = vec![State::Copying, State::Failed];
     let unfinished = ledger
         .files(FileFilter { states, after: None })
-        .try_filter(|row| std::future::ready(row.size > part_size));
+        .try_filter(|row| std::future::ready(row.size > part_size.min(LEAST_PART)));
     if std::pin::pin!(unfinished).try_next().await?.is_none() {
         return Ok(swept);
     }
@@ -78,6 +83,24 @@ pub(super) async fn before_copy(
         }
     }
     Ok(swept)
+}
+
+/// Abandons the open uploads of these files that the ledger has no ticket of: their beginning was not answered.
+pub(super) async fn unanswered(
+    ledger: &dyn Ledger,
+    target: &dyn FileStorage,
+    files: &BTreeSet<FileId>,
+) -> Result<(), EngineError> {
+    let Some(uploads) = target.resumable().filter(|_| !files.is_empty()) else { return Ok(()) };
+    for ticket in uploads.stale(Duration::ZERO).await.map_err(EngineError::Target)? {
+        if files.contains(&ticket.id)
+            && let Some(row) = ledger.file(&ticket.id).await?
+            && is_unrecorded(&row, &ticket)
+        {
+            uploads.abandon(&ticket).await.map_err(EngineError::Target)?;
+        }
+    }
+    Ok(())
 }
 
 /// Abandons the uploads that the ledger knows as no longer wanted.

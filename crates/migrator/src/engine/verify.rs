@@ -22,7 +22,7 @@ use crate::throttle::Throttle;
 use crate::verify::{Claim, Verdict, by_checksum, by_reading, digest_of};
 
 use super::recorder::{Recorder, line};
-use super::{CopyOptions, Ended, EngineError, Job, OUTAGE_LIMIT, VerifyOptions, with_bytes};
+use super::{CopyOptions, Ended, EngineError, Job, OUTAGE_LIMIT, VerifyOptions, claim_of, with_bytes};
 
 /// Compares every file of the source, by way of the ledger, with the target, and notes what is missing,
 /// different, extra or unproven. What is missing or different is copied again by the next copy.
@@ -34,6 +34,7 @@ use super::{CopyOptions, Ended, EngineError, Job, OUTAGE_LIMIT, VerifyOptions, w
 /// # Errors
 /// When source, target or ledger cannot be read to their end.
 pub async fn verify(job: &Job, options: &VerifyOptions) -> Result<Ended, EngineError> {
+    let before = job.progress.snapshot();
     let run = job.ledger.begin_run(RunKind::Verify, env!("CARGO_PKG_VERSION")).await?;
     job.progress.tell(&Event::Run { run, kind: RunKind::Verify });
     let halt = job.stop.child_token();
@@ -95,7 +96,7 @@ pub async fn verify(job: &Job, options: &VerifyOptions) -> Result<Ended, EngineE
         });
         tally.planned = tally.unchanged + noted.map(|(_, count)| count.files).sum::<u64>();
     }
-    let tally = with_bytes(tally, &job.progress);
+    let tally = with_bytes(tally, &job.progress, &before);
     job.ledger.checkpoint(run, tally, scanned_to).await?;
     job.ledger.finish_run(run, end, tally, scan_complete).await?;
     failure.map_or(Ok(Ended { run, end }), Err)
@@ -176,11 +177,11 @@ impl Audit<'_> {
                 });
                 return self.auditor.shared.outages.load(Atomic::Relaxed) < OUTAGE_LIMIT;
             }
-            Step::Entry(Entry::Foreign { subject, reason }, _) => {
+            Step::Entry(Entry::Foreign { subject, reason, .. }, _) => {
                 self.plan_entry();
                 self.auditor.note(&subject, Outcome::Skipped, &reason, None, None).await;
             }
-            Step::Entry(Entry::Unusable { subject, reason, detail }, _) => {
+            Step::Entry(Entry::Unusable { subject, reason, detail, .. }, _) => {
                 self.plan_entry();
                 self.usable = false;
                 self.auditor.note(&subject, Outcome::Failed, &reason, Some(detail), None).await;
@@ -260,9 +261,7 @@ impl Auditor {
         }
         let verdict = match (stored, proven.and_then(|row| Some((row, row.digest?)))) {
             (None, _) => Ok(Verdict::Missing),
-            (Some(_), Some((row, digest))) => {
-                self.by_ledger(row, &Claim { size: row.size, digest, composite: row.composite }).await
-            }
+            (Some(_), Some((row, digest))) => self.by_ledger(row, &claim_of(row, digest)).await,
             (Some(_), None) if self.read_back => self.by_source(file).await,
             (Some(_), None) => Ok(Verdict::Unproven("the ledger has not copied it".to_owned())),
         };
@@ -296,7 +295,7 @@ impl Auditor {
         let when = file.version.clone().map_or(Precondition::None, Precondition::Version);
         let throttle = self.throttle.as_ref();
         let (size, digest) = digest_of(&*self.source, &file.id, when, throttle, &self.progress).await?;
-        let claim = Claim { size, digest, composite: None };
+        let claim = Claim { size, digest, composite: None, compared: None };
         by_reading(&*self.target, &file.id, None, &claim, throttle, &self.progress).await
     }
 

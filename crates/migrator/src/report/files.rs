@@ -18,6 +18,15 @@ use crate::report::{Report, ReportError};
 pub const COLUMNS: [&str; 8] =
     ["id", "size", "sha256", "outcome", "verified_by", "attempts", "reason", "error"];
 
+/// Makes the directory of a report and tries to write into it, before a run whose report it is to hold.
+///
+/// # Errors
+/// [`ReportError::Io`].
+pub fn try_directory(directory: &Path) -> Result<(), ReportError> {
+    let tried = fs::create_dir_all(directory).and_then(|()| tempfile::tempfile_in(directory));
+    tried.map(drop).map_err(|source| ReportError::Io { path: directory.to_owned(), source })
+}
+
 /// Writes the report of a run, or of the latest, into `directory`, which is made when it is missing.
 ///
 /// The three files appear under their names only when all of them are whole. Blocks the thread while it writes:
@@ -29,7 +38,8 @@ pub async fn write(ledger: &dyn Ledger, run: Option<RunId>, directory: &Path) ->
     let report = Report::of(ledger, run).await?;
     let missing = || ReportError::NoRun { location: ledger.location().to_owned(), run: Some(report.run.id) };
     let record = ledger.run(Some(report.run.id)).await?.ok_or_else(missing)?;
-    fs::create_dir_all(directory).map_err(|source| ReportError::Io { path: directory.to_owned(), source })?;
+    let _alone =
+        prepare(directory).map_err(|source| ReportError::Io { path: directory.to_owned(), source })?;
 
     let mut csv = csv::Writer::from_writer(Output::create(directory, "files.csv")?);
     let csv_failed = |error: csv::Error| ReportError::Io {
@@ -66,6 +76,45 @@ pub async fn write(ledger: &dyn Ledger, run: Option<RunId>, directory: &Path) ->
     synced.map_err(|source| ReportError::Io { path: directory.to_owned(), source })?;
     Ok(report)
 }
+
+/// The files of a report.
+const NAMES: [&str; 3] = ["files.csv", "SHA256SUMS", "report.json"];
+
+/// Makes the directory, waits until nobody else writes a report there, and removes what a killed writer left. The
+/// next one waits until the result is dropped.
+#[expect(clippy::disallowed_methods, reason = "only names that the writer below gives its temporary files")]
+fn prepare(directory: &Path) -> io::Result<File> {
+    fs::create_dir_all(directory)?;
+    let lock = File::open(directory)?;
+    match lock.lock() {
+        Ok(()) => {}
+        // Nobody can be told from anybody on a file system without locks: nothing is removed there.
+        Err(_) => return Ok(lock),
+    }
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let is_left_over = name.to_str().is_some_and(|name| NAMES.iter().any(|of| is_temporary(name, of)));
+        if is_left_over && entry.file_type()?.is_file() {
+            match fs::remove_file(entry.path()) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+    }
+    Ok(lock)
+}
+
+/// Tells whether `name` is one under which [`Output::create`] writes the file `of`.
+fn is_temporary(name: &str, of: &str) -> bool {
+    let random = name.strip_prefix('.').and_then(|name| name.strip_prefix(of)?.strip_prefix('.'));
+    random.is_some_and(|random| {
+        random.len() == RANDOM && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    })
+}
+
+/// Random characters in the name of a temporary file.
+const RANDOM: usize = 12;
 
 /// Compares the rows with the sums, where both are final: of a run that saw everything and is the latest.
 async fn check(
@@ -128,6 +177,7 @@ impl Output {
         // 0666 less the umask, as any file a tool writes; the default of temporary files is 0600.
         let file = tempfile::Builder::new()
             .prefix(&format!(".{name}."))
+            .rand_bytes(RANDOM)
             .permissions(Permissions::from_mode(0o666))
             .tempfile_in(directory)
             .map_err(|source| ReportError::Io { path: path.clone(), source })?;

@@ -8,6 +8,7 @@ mod attributes;
 mod config;
 mod error;
 mod janitor;
+mod owner;
 mod read;
 mod resumable;
 mod root;
@@ -49,7 +50,9 @@ use crate::storage::{
 /// ([`Conflict`](ErrorKind::Conflict)). Ids that begin with `.storage/` are refused.
 ///
 /// [`Precondition::Absent`] holds between all users of the directory; [`Precondition::Version`] between the
-/// users within one process, as a file system has no rename that compares.
+/// users within one process, as a file system has no rename that compares. Several machines may write to one
+/// directory only where file locks hold between them (not on NFS mounted with `local_lock`): else one would remove
+/// the temporary files of another, whose uploads would fail.
 ///
 /// A clone is a reference count.
 #[derive(Clone, Debug)]
@@ -82,8 +85,9 @@ impl LocalStorage {
         Ok(Self { root: Arc::new(root), name })
     }
 
-    /// Removes temporary files, sidecars that describe nothing and remains of uploads in parts, each untouched
-    /// for `older_than`. Opening does so for all but the sidecars, of which there may be as many as files.
+    /// Removes what dead writers left: temporary files and remains of uploads in parts, and sidecars that describe
+    /// nothing and were untouched for `older_than`. Opening does so for all but the sidecars, of which there may be
+    /// as many as files. Where the file system cannot tell who is writing, `older_than` counts for all.
     ///
     /// # Errors
     /// [`Denied`](ErrorKind::Denied) where the storage was opened for reading only; those of the file system.

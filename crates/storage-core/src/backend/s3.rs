@@ -13,6 +13,7 @@
 //! found no connection, or a node that answered 503, goes to the next endpoint of the cluster at once.
 
 pub mod attributes;
+mod canary;
 mod capabilities;
 mod client;
 mod config;
@@ -87,7 +88,8 @@ struct Inner {
 impl S3Storage {
     /// Reaches the server, checks that the bucket is there and the credentials are accepted, and, unless opened
     /// for reading only, finds out what the server can do: about ten small requests under
-    /// `<prefix>/.storage/probe/`, most of them at once, which leave nothing behind.
+    /// `<prefix>/.storage/probe/`, most of them at once, which leave nothing behind. What a process that was killed
+    /// in between left there is removed.
     ///
     /// # Errors
     /// - [`Misconfigured`](ErrorKind::Misconfigured): the configuration is wrong, the bucket does not exist, or
@@ -104,7 +106,8 @@ impl S3Storage {
             return Ok(Self { inner: Arc::new(inner) });
         }
         let inner = Arc::new(inner);
-        let features = Box::pin(Features::probe(&inner)).await.map_err(|error| inner.explain_open(error))?;
+        let (features, ()) = futures::join!(Box::pin(Features::probe(&inner)), canary::sweep(&inner));
+        let features = features.map_err(|error| inner.explain_open(error))?;
         Ok(Self { inner: Arc::new(Inner { features, ..inner.share() }) })
     }
 

@@ -6,6 +6,8 @@
 //!   leaves the same file. A conditional one may now meet its own file; what is stored decides, by size, digest
 //!   and attributes, never the error alone. When no attempt is left, the error says `Unknown`, even when the
 //!   last attempt by itself had no effect.
+//! - The beginning of an upload in parts is not repeated after a lost answer: it would leave an upload that
+//!   nobody knows. The caller is told, who can look for it.
 //! - A body broke off: it goes on from there with the version it began with.
 
 use std::fmt;
@@ -79,6 +81,10 @@ impl Attempts {
     async fn after(&mut self, error: Error) -> Result<()> {
         self.made = self.made.saturating_add(1);
         self.lost |= error.effect() != Effect::None;
+        if self.lost && self.op == Op::BeginUpload {
+            // The one operation that does something else each time.
+            return Err(error);
+        }
         let shared = &self.shared;
         let Some(delay) = delay(&shared.config, self.made, &error, rand::random()) else {
             return Err(self.last(error));

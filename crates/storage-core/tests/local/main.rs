@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests prepare and damage files")]
 #![cfg(feature = "local")]
+#![expect(clippy::disallowed_methods, reason = "tests make, damage and remove files")]
 
 mod attributes;
 mod conformance;

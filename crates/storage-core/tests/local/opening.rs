@@ -85,27 +85,87 @@ async fn a_link_in_the_place_of_the_own_directory_is_refused() {
 }
 
 #[tokio::test]
-async fn a_crash_s_leftovers_are_removed_by_age_and_not_sooner() {
+async fn a_crash_s_leftovers_are_removed_at_the_next_opening_and_what_is_being_written_is_not() {
     let (root, storage) = storage().await;
     let resumable = storage.resumable().unwrap();
-    let kept = resumable.begin(&id("open"), 5, UploadOptions::default()).await.unwrap();
-    drop(storage);
+    let open_upload = resumable.begin(&id("open"), 5, UploadOptions::default()).await.unwrap();
     let tmp = root.path().join(".storage/tmp");
-    for name in ["young", "old"] {
-        std::fs::write(tmp.join(name), "half a fi").unwrap();
-    }
+    std::fs::write(tmp.join("left"), "half a fi").unwrap();
+    // As its writer would: locked, and quiet for longer than any age.
+    let written = std::fs::File::create(tmp.join("written")).unwrap();
+    written.lock().unwrap();
+    make_old(&tmp.join("written"), Duration::from_secs(25 * 3600));
     let broken = root.path().join(".storage/uploads").join("0".repeat(32));
     std::fs::create_dir(&broken).unwrap();
     std::fs::write(broken.join("00001-1-x"), "x").unwrap();
-    for path in [tmp.join("old"), broken.clone()] {
-        make_old(&path, Duration::from_secs(25 * 3600));
-    }
-    let storage = open(root.path()).await;
-    assert_eq!(own(root.path(), "tmp"), ["young"]);
-    assert_eq!(own(root.path(), "uploads"), [kept.upload.as_str()], "an open upload is not the janitor's");
-    let swept = storage.sweep(Duration::ZERO).await.unwrap();
-    assert_eq!((swept.temp_files, swept.sidecars, swept.uploads), (1, 0, 0));
+    let begun = root.path().join(".storage/uploads").join("1".repeat(32));
+    std::fs::create_dir(&begun).unwrap();
+    let beginning = std::fs::File::open(&begun).unwrap();
+    beginning.lock().unwrap();
+
+    let again = open(root.path()).await;
+    assert_eq!(own(root.path(), "tmp"), ["written"]);
+    let mut uploads = ["1".repeat(32), open_upload.upload.clone()];
+    uploads.sort();
+    assert_eq!(own(root.path(), "uploads"), uploads, "an open upload is not the janitor's");
+    assert_eq!(again.sweep(Duration::ZERO).await.unwrap(), Default::default());
+    drop((written, beginning));
+    let swept = again.sweep(Duration::from_secs(3600)).await.unwrap();
+    assert_eq!((swept.temp_files, swept.sidecars, swept.uploads), (1, 0, 1));
     assert_eq!(own(root.path(), "tmp"), Vec::<String>::new());
+    assert_eq!(own(root.path(), "uploads"), [open_upload.upload]);
+}
+
+#[tokio::test]
+async fn an_upload_goes_on_while_others_open_the_directory() {
+    let (root, storage) = storage().await;
+    let (sender, receiver) = tokio::sync::oneshot::channel::<()>();
+    let second = futures::stream::once(async move {
+        receiver.await.unwrap();
+        Ok(bytes("second"))
+    });
+    let stream = futures::StreamExt::chain(futures::stream::iter([Ok(bytes("first "))]), second);
+    let body = storage_core::body::Body::from_source(Once(std::sync::Mutex::new(Some(Box::pin(stream)))));
+    let key = id("a");
+    let writing = storage.upload(&key, body, UploadOptions::default());
+    let opening = async {
+        while own(root.path(), "tmp").is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let _other = open(root.path()).await;
+        assert_eq!(own(root.path(), "tmp").len(), 1);
+        sender.send(()).unwrap();
+    };
+    let (receipt, ()) = futures::join!(writing, opening);
+    receipt.unwrap();
+    assert_eq!(storage.download_bytes(&id("a")).await.unwrap(), "first second");
+}
+
+/// Twelve bytes that come when the test wants them.
+struct Once(std::sync::Mutex<Option<storage_core::body::ByteStream>>);
+
+impl std::fmt::Debug for Once {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Once")
+    }
+}
+
+#[async_trait::async_trait]
+impl storage_core::body::BodySource for Once {
+    fn size(&self) -> u64 {
+        12
+    }
+
+    async fn open(
+        &self,
+        _: std::ops::Range<u64>,
+    ) -> storage_core::error::Result<storage_core::body::ByteStream> {
+        Ok(self.0.lock().unwrap().take().unwrap())
+    }
+
+    fn in_memory(&self) -> Option<&bytes::Bytes> {
+        None
+    }
 }
 
 fn make_old(path: &Path, age: Duration) {

@@ -41,8 +41,9 @@ pub struct LocalConfig {
     /// that was not mounted.
     #[serde(default)]
     pub create_root: bool,
-    /// Age from which temporary files left behind by a crash are removed at opening; default: 24 h, longer than
-    /// any single upload is expected to go without writing a byte.
+    /// Age from which temporary files are removed at opening where the file system has no locks (`flock`) that
+    /// tell whether their writer is alive; default: 24 h, longer than any single upload is expected to go without
+    /// writing a byte. Elsewhere those of dead writers are removed whatever their age.
     #[serde(default = "default_temp_age", with = "jiff::fmt::serde::unsigned_duration::required")]
     pub temp_age: Duration,
 }
@@ -96,7 +97,7 @@ impl LocalConfig {
         self
     }
 
-    /// Sets the age from which left-over temporary files are removed.
+    /// Sets the age from which temporary files are removed whose writers cannot be asked.
     #[must_use]
     pub fn with_temp_age(mut self, age: Duration) -> Self {
         self.temp_age = age;

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use super::attributes::from_parts;
 use super::config::Durability;
 use super::error::failed;
+use super::owner::{self, Owner};
 use super::resumable::{discard, without_ticket};
 use super::root::{Root, modified_parts};
 use super::sidecar::Sidecar;
@@ -30,11 +31,16 @@ pub struct Swept {
     pub uploads: u64,
 }
 
-/// Removes what crashes left behind and nobody has touched for `older_than`.
+/// Removes what crashes left behind; where it cannot be known who is writing, what nobody has touched for
+/// `older_than`.
 pub(super) fn sweep(root: &Root, older_than: Duration, op: Op) -> Result<Swept> {
     let private = root.private(op)?;
     let mut swept = sweep_temp(root, older_than, op)?;
-    swept.sidecars = each_old(&private.attributes, older_than, op, |name, _| {
+    let before = SystemTime::now().checked_sub(older_than);
+    swept.sidecars = each(&private.attributes, op, |name, stat| {
+        if !is_old(stat, before) {
+            return Ok(false);
+        }
         match Sidecar::is_of_a_file(root, &private.attributes, name) {
             Ok(true) => Ok(false),
             Ok(false) => remove(&private.attributes, name, op),
@@ -48,21 +54,41 @@ pub(super) fn sweep(root: &Root, older_than: Duration, op: Op) -> Result<Swept> 
 /// The part of [`sweep`] whose cost does not grow with the number of files.
 pub(super) fn sweep_temp(root: &Root, older_than: Duration, op: Op) -> Result<Swept> {
     let private = root.private(op)?;
-    let temp_files = each_old(&private.tmp, older_than, op, |name, stat| {
-        if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
-            return remove(&private.tmp, name, op);
+    let before = SystemTime::now().checked_sub(older_than);
+    let temp_files = each(&private.tmp, op, |name, stat| {
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Ok(false);
         }
-        Ok(false)
+        match owner::look(&private.tmp, name, false) {
+            Owner::Dead(_lock) => remove(&private.tmp, name, op),
+            Owner::Unknown if is_old(stat, before) => remove(&private.tmp, name, op),
+            Owner::Alive | Owner::Gone | Owner::Unknown => Ok(false),
+        }
     })?;
-    let broken = without_ticket(root, op)?;
-    let uploads = each_old(&private.uploads, older_than, op, |name, _| {
-        if broken.iter().any(|upload| upload == name) {
-            discard(root, name, op)?;
-            return Ok(true);
+    let uploads = each(&private.uploads, op, |name, stat| {
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory || !without_ticket(root, name, op)? {
+            return Ok(false);
         }
-        Ok(false)
+        match owner::look(&private.uploads, name, true) {
+            // Its ticket may have come since.
+            Owner::Dead(_lock) if without_ticket(root, name, op)? => Ok(discarded(root, name, op)),
+            Owner::Unknown if is_old(stat, before) => Ok(discarded(root, name, op)),
+            _ => Ok(false),
+        }
     })?;
     Ok(Swept { temp_files, sidecars: 0, uploads })
+}
+
+/// Removes an upload's directory. A part that arrives while it is removed keeps it: the next sweep is the next
+/// chance, and nothing else depends on it.
+fn discarded(root: &Root, upload: &str, op: Op) -> bool {
+    match discard(root, upload, op) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!(upload, %error, "the remains of an upload stay");
+            false
+        }
+    }
 }
 
 fn remove(directory: &File, name: &str, op: Op) -> Result<bool> {
@@ -73,14 +99,13 @@ fn remove(directory: &File, name: &str, op: Op) -> Result<bool> {
     }
 }
 
-/// Calls `work` with every old entry, and counts what it says yes to.
-fn each_old(
-    directory: &File,
-    older_than: Duration,
-    op: Op,
-    mut work: impl FnMut(&str, &Stat) -> Result<bool>,
-) -> Result<u64> {
-    let Some(before) = SystemTime::now().checked_sub(older_than) else { return Ok(0) };
+fn is_old(stat: &Stat, before: Option<SystemTime>) -> bool {
+    let modified = from_parts(modified_parts(stat));
+    modified.zip(before).is_some_and(|(modified, before)| modified <= before)
+}
+
+/// Calls `work` with every entry, and counts what it says yes to.
+fn each(directory: &File, op: Op, mut work: impl FnMut(&str, &Stat) -> Result<bool>) -> Result<u64> {
     let mut count = 0;
     for entry in Dir::read_from(directory).map_err(|errno| failed(op, errno))? {
         let entry = entry.map_err(|errno| failed(op, errno))?;
@@ -94,10 +119,7 @@ fn each_old(
             Err(Errno::NOENT) => continue,
             Err(errno) => return Err(failed(op, errno)),
         };
-        let modified = from_parts(modified_parts(&stat));
-        if modified.is_some_and(|modified| modified <= before) && work(name, &stat)? {
-            count += 1;
-        }
+        count += u64::from(work(name, &stat)?);
     }
     Ok(count)
 }

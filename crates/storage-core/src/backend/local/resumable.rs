@@ -5,7 +5,8 @@
 //! concatenated into a temporary file, every byte hashed again -> published like any upload, with the upload's
 //! name among the attributes -> `ticket.json` removed -> parts and directory removed. A crash after the
 //! publication is recovered by repeating the finish, which knows its own result by the upload's name; a crash
-//! after the ticket's removal leaves a directory that the janitor removes.
+//! after the ticket's removal leaves a directory without one, as does a crash before the ticket is there: the
+//! next opening removes it.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -22,6 +23,7 @@ use super::LocalStorage;
 use super::attributes::{Attributes, unwritable};
 use super::config::Durability;
 use super::error::failed;
+use super::owner;
 use super::root::Root;
 use super::staged::{Intent, Publication, Staged, Temp, blocking};
 use crate::checksum::{CompositeDigest, Digest, Hasher, Mismatch};
@@ -231,7 +233,6 @@ fn begin(root: &Root, id: FileId, part_size: u64, options: &UploadOptions) -> Re
     }
     let attributes = Attributes::new(&id, options, OP)?;
     let started = SystemTime::now();
-    let upload = uuid::Uuid::new_v4().simple().to_string();
     let stored = Stored {
         id: id.clone(),
         part_size,
@@ -245,13 +246,29 @@ fn begin(root: &Root, id: FileId, part_size: u64, options: &UploadOptions) -> Re
         },
     };
     let json = serde_json::to_vec(&stored).map_err(|error| unwritable(OP, error))?;
-    mkdirat(uploads, &upload, Mode::from_raw_mode(0o700)).map_err(|errno| failed(OP, errno))?;
-    let directory = open_directory(root, &upload, OP)?;
+    let (upload, directory) = make_directory(root, uploads, OP)?;
     put(root, &directory, TICKET, &json, OP)?;
     if root.durability == Durability::Durable {
         uploads.sync_all().map_err(|error| failed(OP, error))?;
     }
     Ok(UploadTicket::new(id, upload, part_size, started))
+}
+
+/// Makes an upload's directory, which belongs to this process until its ticket is in it.
+fn make_directory(root: &Root, uploads: &File, op: Op) -> Result<(String, File)> {
+    loop {
+        let upload = uuid::Uuid::new_v4().simple().to_string();
+        mkdirat(uploads, &upload, Mode::from_raw_mode(0o700)).map_err(|errno| failed(op, errno))?;
+        match open_directory(root, &upload, op) {
+            Ok(directory) => {
+                if owner::claim(uploads, &upload, &directory).map_err(|errno| failed(op, errno))? {
+                    return Ok((upload, directory));
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::NoSuchUpload => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 fn put_part(
@@ -513,7 +530,11 @@ fn all(root: &Root, op: Op) -> Result<Vec<(String, Option<Stored>)>> {
     Ok(all)
 }
 
-/// Returns the directories of uploads that were never fully begun, or not fully removed.
-pub(super) fn without_ticket(root: &Root, op: Op) -> Result<Vec<String>> {
-    Ok(all(root, op)?.into_iter().filter(|(_, stored)| stored.is_none()).map(|(upload, _)| upload).collect())
+/// Tells whether this is the directory of an upload that was never fully begun, or not fully removed.
+pub(super) fn without_ticket(root: &Root, upload: &str, op: Op) -> Result<bool> {
+    match open_directory(root, upload, op).and_then(|directory| read_ticket(&directory, op)) {
+        Ok(stored) => Ok(stored.is_none()),
+        Err(error) if error.kind() == ErrorKind::NoSuchUpload => Ok(false),
+        Err(error) => Err(error.with_subject(upload)),
+    }
 }

@@ -353,7 +353,11 @@ fn default_file_mode(tmp: &File) -> Result<Mode> {
     let file =
         openat(tmp, &name, flags, Mode::from_raw_mode(0o666)).map_err(|errno| failed(Op::Open, errno))?;
     let mode = rustix::fs::fstat(&file).map(|stat| Mode::from_raw_mode(stat.st_mode));
-    unlinkat(tmp, &name, AtFlags::empty()).map_err(|errno| failed(Op::Open, errno))?;
+    match unlinkat(tmp, &name, AtFlags::empty()) {
+        // Another process that opens the storage took it for a leftover.
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(errno) => return Err(failed(Op::Open, errno)),
+    }
     mode.map_err(|errno| failed(Op::Open, errno))
 }
 

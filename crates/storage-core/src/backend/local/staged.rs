@@ -2,8 +2,9 @@
 //!
 //! Order of effects: temporary file in `.storage/tmp` -> bytes, hashed as they are written -> attributes on it
 //! (or in a sidecar, synced) -> file synced -> directories made -> renamed into place -> directory synced, and
-//! the one above every new directory. A crash anywhere before the rename leaves a temporary file, and perhaps a
-//! sidecar that describes nothing, which the janitor removes by age, or an empty directory, which is no file.
+//! the one above every new directory. A crash anywhere before the rename leaves a temporary file, which the next
+//! opening removes, and perhaps a sidecar that describes nothing, which the janitor removes by age, or an empty
+//! directory, which is no file.
 //! A crash after the rename and before the last sync leaves the old file or the new one, and the caller has
 //! not been told which.
 
@@ -19,6 +20,7 @@ use rustix::io::Errno;
 use super::attributes::{Attributes, metadata};
 use super::config::Durability;
 use super::error::failed;
+use super::owner;
 use super::root::{PRUNE_RACES, Root, foreign_name, identity, lock, not_a_file, pruned_again};
 use super::sidecar::Sidecar;
 use crate::checksum::{Digest, Hasher, Mismatch};
@@ -186,12 +188,16 @@ pub(super) struct Temp {
 impl Temp {
     pub(super) fn create(directory: &File, op: Op) -> Result<Self> {
         let directory = directory.try_clone().map_err(|error| failed(op, error))?;
-        let name = uuid::Uuid::new_v4().simple().to_string();
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat(&directory, &name, flags, Mode::from_raw_mode(0o600))
-            .map_err(|errno| failed(op, errno))?
-            .into();
-        Ok(Self { directory, name: Some(name), file })
+        loop {
+            let name = uuid::Uuid::new_v4().simple().to_string();
+            let file: File = openat(&directory, &name, flags, Mode::from_raw_mode(0o600))
+                .map_err(|errno| failed(op, errno))?
+                .into();
+            if owner::claim(&directory, &name, &file).map_err(|errno| failed(op, errno))? {
+                return Ok(Self { directory, name: Some(name), file });
+            }
+        }
     }
 
     /// Moves the file to its place: over what is there, or, with `new`, only where nothing is.

@@ -1,27 +1,20 @@
 //! What a server can do, found by requests that must fail or must show.
-//!
-//! Each probe has a key of its own beneath `.storage/probe/`, which is deleted whatever happens: also when the
-//! future is dropped.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::runtime::Handle;
 
+use super::canary::{CANARY, Canary};
 use super::config::S3Config;
 use super::error::Request;
 use super::multipart::Complete;
-use super::object::{Headers, version};
+use super::object::version;
 use super::{Inner, RESERVED};
 use crate::checksum::{CompositeDigest, Digest};
 use crate::error::{Error, ErrorKind, Op, Result};
 use crate::id::{FileId, MAX_ID_BYTES};
 use crate::metadata::Version;
-use crate::storage::{
-    Access, Capabilities, PartLimits, PartNumber, PartReceipt, Precondition, UploadOptions,
-};
-
-const CANARY: &[u8] = b"canary";
+use crate::storage::{Access, Capabilities, PartLimits, PartNumber, PartReceipt, Precondition};
 
 /// A version that nothing has.
 const NO_VERSION: &str = "\"00000000000000000000000000000000\"";
@@ -122,67 +115,6 @@ impl Features {
         };
         tracing::debug!(storage = %inner.config.name, ?features, "probed");
         Ok(features)
-    }
-}
-
-/// An object of the storage's own that is gone when this is.
-struct Canary {
-    inner: Arc<Inner>,
-    key: String,
-    upload: Option<String>,
-    stored: bool,
-}
-
-impl Canary {
-    fn new(inner: &Arc<Inner>) -> Self {
-        let key = format!("{}{RESERVED}/probe/{}", inner.key_prefix, uuid::Uuid::new_v4());
-        Self { inner: Arc::clone(inner), key, upload: None, stored: true }
-    }
-
-    /// One whose key continues that of another.
-    fn beneath(other: &Self) -> Self {
-        let key = format!("{}/beneath", other.key);
-        Self { inner: Arc::clone(&other.inner), key, upload: None, stored: true }
-    }
-
-    fn headers(&self, part_size: Option<u64>) -> Result<Headers> {
-        let id = FileId::parse(RESERVED)
-            .map_err(|error| Error::new(ErrorKind::Other, Op::Open).with_message(error.to_string()))?;
-        self.inner.headers(&id, &UploadOptions::default(), None, part_size, Op::Open)
-    }
-
-    async fn put(&self, when: &Precondition) -> Result<Option<String>> {
-        let digest = Digest::of(CANARY);
-        let bytes = Bytes::from_static(CANARY);
-        self.inner.put_object(Op::Open, &self.key, bytes, digest, digest, &self.headers(None)?, when).await
-    }
-
-    async fn clean(inner: Arc<Inner>, key: String, upload: Option<String>, stored: bool) {
-        if let Some(upload) = upload {
-            // Gone when it was completed.
-            let _ = inner.abort(Op::Open, &key, &upload).await;
-        }
-        if stored && let Err(error) = inner.delete_key(Op::Open, &key, &Precondition::None).await {
-            tracing::warn!(storage = %inner.config.name, key, %error, "a canary stays behind");
-        }
-    }
-
-    async fn remove(mut self) {
-        Self::clean(Arc::clone(&self.inner), self.key.clone(), self.upload.clone(), self.stored).await;
-        self.stored = false;
-        self.upload = None;
-    }
-}
-
-impl Drop for Canary {
-    fn drop(&mut self) {
-        if !self.stored && self.upload.is_none() {
-            return;
-        }
-        if let Ok(runtime) = Handle::try_current() {
-            let key = std::mem::take(&mut self.key);
-            runtime.spawn(Self::clean(Arc::clone(&self.inner), key, self.upload.take(), self.stored));
-        }
     }
 }
 

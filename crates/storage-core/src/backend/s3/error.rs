@@ -45,19 +45,26 @@ pub(super) struct Request<'a> {
     pub(super) writes: bool,
     /// What it carries as `If-Match` or `If-None-Match`.
     pub(super) when: &'a Precondition,
+    /// Carried out twice it does two things.
+    pub(super) once: bool,
 }
 
 impl Request<'static> {
     pub(super) const fn read(op: Op) -> Self {
-        Self { op, writes: false, when: &Precondition::None }
+        Self { op, writes: false, when: &Precondition::None, once: false }
     }
 
     pub(super) const fn write(op: Op) -> Self {
-        Self { op, writes: true, when: &Precondition::None }
+        Self { op, writes: true, when: &Precondition::None, once: false }
     }
 }
 
 impl<'a> Request<'a> {
+    /// For a request that must not be repeated when its answer was lost.
+    pub(super) const fn once(self) -> Self {
+        Self { once: true, ..self }
+    }
+
     pub(super) const fn with_when(self, when: &'a Precondition) -> Self {
         Self { when, ..self }
     }
@@ -141,7 +148,7 @@ impl Failure {
             Stage::NotConnected => true,
             // A request that may have been carried out must not meet its own object as somebody else's; without
             // a condition it does the same once more.
-            Stage::NoAnswer => !conditional,
+            Stage::NoAnswer => !conditional && !request.once,
             Stage::Answered => self.status == Some(503) && !self.is_throttle() && !conditional,
         }
     }

@@ -129,7 +129,7 @@ impl Inner {
     pub(super) async fn create_upload(&self, op: Op, key: &str, headers: &Headers) -> Result<String> {
         let answer = self
             .clients
-            .call(Request::write(op), |client| {
+            .call(Request::write(op).once(), |client| {
                 let request = client
                     .create_multipart_upload()
                     .bucket(&self.config.bucket)

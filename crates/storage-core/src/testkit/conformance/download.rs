@@ -1,4 +1,4 @@
-//! Promises of [`FileStorage::download`](crate::storage::FileStorage::download).
+//! Promises of [`FileStorage::download`].
 
 use std::ops::Range;
 use std::sync::Arc;

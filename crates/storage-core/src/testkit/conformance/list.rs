@@ -1,4 +1,4 @@
-//! Promises of [`FileStorage::list`](crate::storage::FileStorage::list).
+//! Promises of [`FileStorage::list`].
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Promises of [`FileStorage::metadata`](crate::storage::FileStorage::metadata).
+//! Promises of [`FileStorage::metadata`].
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

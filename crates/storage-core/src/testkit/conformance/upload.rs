@@ -1,4 +1,4 @@
-//! Promises of [`FileStorage::upload`](crate::storage::FileStorage::upload).
+//! Promises of [`FileStorage::upload`].
 
 use std::io::Write as _;
 use std::sync::Arc;

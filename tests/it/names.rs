@@ -1,0 +1,106 @@
+//! Names that have broken copiers: byte-exact in the target, or listed with the reason.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+
+use test_rig::{Manifest, Tree};
+
+use crate::support::{Desk, Remote, Report, assert_same, bytes, entry, stored};
+
+/// Keys that were encoded, normalised or trimmed on their way are other files, or none; what cannot be a key must be
+/// said before and after, and the sums must add up.
+#[test]
+fn names_arrive_byte_for_byte_or_are_listed() {
+    let Some(remote) = Remote::garage() else { return };
+    let desk = Desk::new();
+    let tree =
+        Tree::new(desk.path("source"), 1).unwrap().odd_names("").unwrap().odd_names("deep/er").unwrap();
+    let tree = tree.unnameable("bad").unwrap().finish();
+    let bad = tree.unnameable().len() as u64;
+
+    let plan = ["plan", "source", &remote.url(), "--json"];
+    let plan = desk.migrator(plan).at(&remote.endpoint).run().exits(4).events().remove(0);
+    assert_eq!(plan["to_copy"]["files"], tree.keys().len() as u64);
+    let would_fail: BTreeMap<String, u64> = serde_json::from_value(plan["failed"].clone()).unwrap();
+    assert_eq!(would_fail.values().sum::<u64>(), bad, "{plan:#}");
+    assert!(!desk.path("state/migrator").exists(), "a plan writes nothing");
+    assert!(remote.files().is_empty());
+
+    let copy = desk.migrator(["copy", "source", &remote.url(), "--report", "report"]).at(&remote.endpoint);
+    let ran = copy.run().exits(4);
+    assert_same("Garage, seen by boto3", &remote.files(), &tree.keys());
+    assert_eq!(Manifest::read(&desk.path("source")).unwrap(), tree, "the source was changed");
+    let report = Report::read(&desk.path("report"));
+    assert_eq!((report.sum("copied"), report.sum("failed")), (tree.keys().len() as u64, bad));
+    assert_eq!(report.sum("planned"), tree.files.len() as u64);
+    let failed: Vec<_> = report.rows.iter().filter(|row| row["outcome"] == "failed").collect();
+    for (name, reason) in [
+        (r"./bad/latin1-caf\xe9", "name_not_utf8"),
+        (r"./bad/not-utf8-\xff\xfe", "name_not_utf8"),
+        (r"./bad/bad-dir-\x80", "name_not_utf8"),
+        ("bad/long/ddd", "name_too_long"),
+    ] {
+        let row = failed.iter().find(|row| row["id"].starts_with(name));
+        let row = row.unwrap_or_else(|| panic!("{name} is not listed: {failed:#?}\n{ran}"));
+        assert_eq!(row["reason"], reason, "{row:?}");
+    }
+    // What a terminal shows must not be what a file name makes of it.
+    let odd = |char: char| char.is_control() && char != '\n';
+    assert!(!ran.stdout.contains(odd) && !ran.stderr.contains(odd), "{ran}");
+}
+
+/// A name longer than the target can hold, in a source that can: from an object storage to a directory.
+#[test]
+fn a_key_that_no_directory_can_hold_is_listed_and_the_rest_arrives() {
+    let Some(remote) = Remote::garage() else { return };
+    let desk = Desk::new();
+    let long = "k".repeat(300);
+    for key in ["plain", "a/b", &long, "double//slash", "dot/../dot", "trailing/"] {
+        remote.put(key, key.as_bytes());
+    }
+    let ran = desk
+        .migrator(["copy", &remote.url(), "target", "--report", "report"])
+        .at(&remote.endpoint)
+        .run()
+        .exits(4);
+    let expected = ["plain", "a/b"].map(|key| (key.to_owned(), entry(key.as_bytes())));
+    assert_same("target", &stored(&desk.path("target")), &expected.into());
+    let report = Report::read(&desk.path("report"));
+    assert_eq!((report.sum("planned"), report.sum("copied"), report.sum("failed")), (6, 2, 4), "{ran}");
+    assert_eq!(report.row(&long).unwrap()["reason"], "name_too_long");
+    assert!(!desk.path("dot").exists(), "a key led out of the target");
+}
+
+/// In an object storage `a` may stand beside `a/b`; in a directory one of them must be refused, and neither lost.
+#[test]
+fn a_file_that_is_also_a_directory_is_reported() {
+    let Some(remote) = Remote::garage() else { return };
+    let desk = Desk::new();
+    for key in ["a", "a/b", "z"] {
+        remote.put(key, key.as_bytes());
+    }
+    let copy = ["copy", &remote.url(), "target", "--report", "report"];
+    let ran = desk.migrator(copy).at(&remote.endpoint).run().exits(4);
+    let report = Report::read(&desk.path("report"));
+    assert_eq!((report.sum("copied"), report.sum("failed")), (2, 1), "{ran}");
+    let target = stored(&desk.path("target"));
+    assert_eq!(target.len(), 2, "{target:?}");
+    let failed = report.rows.iter().find(|row| row["outcome"] == "failed").unwrap();
+    assert_eq!(failed["reason"], "conflict", "{failed:?}");
+}
+
+/// Directories whose own names are not UTF-8, as SOURCE and TARGET.
+#[test]
+fn a_source_whose_own_name_is_odd_is_a_source() {
+    let desk = Desk::new();
+    let odd = desk.path("").join(OsStr::from_bytes(b"caf\xe9 \n%41"));
+    fs::create_dir(&odd).unwrap();
+    fs::write(odd.join("file"), bytes(1, 100)).unwrap();
+    let target = desk.path("").join(OsStr::from_bytes(b"target-\xff"));
+    desk.migrator([OsStr::new("copy"), odd.as_os_str(), target.as_os_str()]).run().exits(0);
+    assert_eq!(fs::read(target.join("file")).unwrap(), bytes(1, 100));
+    let status = desk.migrator([OsStr::new("status"), odd.as_os_str(), target.as_os_str()]);
+    status.run().exits(0);
+}

@@ -1,5 +1,7 @@
 //! Checksums that clients declare, in headers and trailers, and the bytes they are compared with.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hyper::HeaderMap;
@@ -33,6 +35,12 @@ impl Algorithm {
         }
     }
 
+    /// Returns its name in lower case, as the header has it.
+    pub(crate) fn name(self) -> &'static str {
+        let header = self.header();
+        header.strip_prefix("x-amz-checksum-").unwrap_or(header)
+    }
+
     const fn bytes(self) -> usize {
         match self {
             Self::Crc32 | Self::Crc32c => 4,
@@ -43,7 +51,7 @@ impl Algorithm {
     }
 
     /// Returns the value that belongs to this algorithm.
-    fn of(self, sums: &Checksum) -> Option<&String> {
+    pub(crate) fn of(self, sums: &Checksum) -> Option<&String> {
         match self {
             Self::Crc32 => sums.checksum_crc32.as_ref(),
             Self::Crc32c => sums.checksum_crc32c.as_ref(),
@@ -88,6 +96,15 @@ impl Declared {
             })?);
         }
         Ok(declared)
+    }
+
+    /// Leaves what is said of a body as it is sent, for requests whose `x-amz-checksum-*` describe something else.
+    pub(crate) fn of_the_body_alone(self) -> Self {
+        Self { md5: self.md5, ..Self::default() }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.headers.is_empty() && self.trailers.is_empty() && self.md5.is_none()
     }
 
     /// Starts to compute what was declared, and the SHA-256 where it is wanted anyway.
@@ -157,6 +174,40 @@ impl Sums {
     }
 }
 
+/// What a request says of its XML body, and the body as far as it came.
+///
+/// The S3 layer reads these bodies whole and hands on what they mean, so they are looked at as they pass.
+#[derive(Clone)]
+pub(crate) struct BodyCheck(Arc<Mutex<Option<(Declared, Sums)>>>);
+
+impl BodyCheck {
+    pub(crate) fn new(declared: Declared) -> Self {
+        let sums = declared.hasher(false);
+        Self(Arc::new(Mutex::new(Some((declared, sums)))))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<(Declared, Sums)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn update(&self, bytes: &[u8]) {
+        if let Some((_, sums)) = &mut *self.lock() {
+            sums.update(bytes);
+        }
+    }
+
+    /// Compares, once the body has been read.
+    ///
+    /// # Errors
+    /// Those of [`Declared::verify`].
+    pub(crate) fn verify(&self) -> S3Result<()> {
+        match self.lock().take() {
+            Some((declared, sums)) => declared.verify(sums, None).map(drop),
+            None => Ok(()),
+        }
+    }
+}
+
 fn set(sums: &mut Checksum, algorithm: Algorithm, value: String) {
     let slot = match algorithm {
         Algorithm::Crc32 => &mut sums.checksum_crc32,
@@ -169,7 +220,10 @@ fn set(sums: &mut Checksum, algorithm: Algorithm, value: String) {
 }
 
 /// Returns the one spelling of a value, so that texts can be compared.
-fn well_formed(algorithm: Algorithm, value: &[u8]) -> S3Result<String> {
+///
+/// # Errors
+/// `InvalidRequest` for a value that is no checksum of its kind.
+pub(crate) fn well_formed(algorithm: Algorithm, value: &[u8]) -> S3Result<String> {
     let bytes = BASE64.decode(value).ok().filter(|bytes| bytes.len() == algorithm.bytes());
     bytes.map(|bytes| BASE64.encode(bytes)).ok_or_else(|| {
         invalid_request(format!("{} is not the base64 of {} bytes", algorithm.header(), algorithm.bytes()))

@@ -7,6 +7,10 @@ use s3s::{S3Error, S3ErrorCode};
 use storage_core::error::{Error, ErrorKind, Retry};
 use storage_core::id::InvalidId;
 
+/// Says that stored bytes are not those that were stored. No code of Amazon's says so; a client of this library
+/// understands it, others see a server error.
+const CORRUPT: &str = "ObjectCorrupt";
+
 /// Which way the bytes went when the error arose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
@@ -49,6 +53,10 @@ fn answer(error: Error, way: Way) -> S3Error {
         ErrorKind::Unsupported => (S3ErrorCode::NotImplemented, None),
         ErrorKind::TooLarge => (S3ErrorCode::EntityTooLarge, None),
         ErrorKind::Integrity if way == Way::In => (S3ErrorCode::BadDigest, None),
+        ErrorKind::Integrity => {
+            tracing::warn!(%error, "stored bytes are not what was stored");
+            (S3ErrorCode::Custom(CORRUPT.into()), Some(StatusCode::INTERNAL_SERVER_ERROR))
+        }
         ErrorKind::NoSuchUpload => (S3ErrorCode::NoSuchUpload, None),
         ErrorKind::StorageFull => {
             (S3ErrorCode::Custom("InsufficientStorage".into()), Some(StatusCode::INSUFFICIENT_STORAGE))
@@ -96,6 +104,11 @@ pub(crate) fn not_implemented(what: impl std::fmt::Display) -> S3Error {
     S3Error::with_message(S3ErrorCode::NotImplemented, format!("{what} is not supported"))
 }
 
+/// Refuses a part of a completion.
+pub(crate) fn invalid_part(message: String) -> S3Error {
+    S3Error::with_message(S3ErrorCode::InvalidPart, message)
+}
+
 /// Refuses a value.
 pub(crate) fn invalid_argument(message: impl Into<String>) -> S3Error {
     S3Error::with_message(S3ErrorCode::InvalidArgument, message.into())
@@ -121,7 +134,8 @@ mod tests {
     fn bad_bytes_are_the_clients_on_the_way_in_and_ours_on_the_way_out() {
         let error = || Error::new(ErrorKind::Integrity, Op::Upload);
         assert_eq!(inbound(error()).code(), &S3ErrorCode::BadDigest);
-        assert_eq!(outbound(error()).code(), &S3ErrorCode::InternalError);
+        assert_eq!(outbound(error()).code().as_str(), CORRUPT);
+        assert_eq!(outbound(error()).status_code(), Some(StatusCode::INTERNAL_SERVER_ERROR));
     }
 
     #[test]

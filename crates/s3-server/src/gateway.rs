@@ -18,6 +18,7 @@ use s3s::{S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result, TrailingHea
 use storage_core::id::FileId;
 use storage_core::storage::FileStorage;
 
+use crate::checksum::BodyCheck;
 use crate::config::ServerConfig;
 use crate::receive::{BrokenOff, Incoming, Receiver};
 use crate::{keys, refuse};
@@ -39,9 +40,12 @@ struct Envelope {
 }
 
 impl Envelope {
-    /// Takes a request apart, and refuses what cannot be honoured.
+    /// Takes a request apart, and refuses what cannot be honoured, or came with other bytes than it says.
     fn open<T>(request: S3Request<T>) -> S3Result<(T, Self)> {
         check(&request.headers, &request.uri)?;
+        if let Some(body) = request.extensions.get::<BodyCheck>() {
+            body.verify()?;
+        }
         let envelope = Self {
             broken_off: request.extensions.get().cloned(),
             headers: request.headers,

@@ -15,6 +15,8 @@ use hyper::{Method, Request, Response, StatusCode, header};
 use s3s::service::S3Service;
 use s3s::{Body, S3Error, S3ErrorCode, StdError};
 
+use crate::checksum::{BodyCheck, Declared};
+use crate::error;
 use crate::hook::{Answer, RequestHook, RequestInfo, Verdict};
 use crate::receive::BrokenOff;
 
@@ -89,14 +91,24 @@ impl Front {
         }
     }
 
-    async fn serve(&self, request: Request<SharedBody>) -> Result<Response<Body>, Closed> {
+    async fn serve(&self, mut request: Request<SharedBody>) -> Result<Response<Body>, Closed> {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-        let mut answer = match refuse(&request) {
+        let refusal = match body_check(&request) {
+            Ok(check) => {
+                request.body_mut().check = check;
+                refuse(&request)
+            }
+            Err(refusal) => Some(refusal),
+        };
+        let mut answer = match refusal {
             Some(refusal) => refusal.to_http_response().map_err(|_| Closed)?,
             None => {
-                let broken_off = request.body().broken_off.clone();
+                let (broken_off, check) = (request.body().broken_off.clone(), request.body().check.clone());
                 let mut request = request.map(Body::http_body_unsync);
                 request.extensions_mut().insert(broken_off);
+                if let Some(check) = check {
+                    request.extensions_mut().insert(check);
+                }
                 self.service.call(request).await.map_err(|error| {
                     tracing::warn!(%method, path, ?error, "no answer could be made");
                     Closed
@@ -133,6 +145,29 @@ fn refuse(request: &Request<SharedBody>) -> Option<S3Error> {
         return Some(S3Error::with_message(S3ErrorCode::NotImplemented, "browser forms are not supported"));
     }
     None
+}
+
+/// Prepares to compare the body of a request that is XML; those of objects and parts are compared where they are
+/// received.
+fn body_check(request: &Request<SharedBody>) -> Result<Option<BodyCheck>, S3Error> {
+    let query = request.uri().query().unwrap_or_default();
+    let named = |name: &str| query.split('&').any(|pair| pair.split('=').next() == Some(name));
+    if request.method() != Method::POST || !(named("delete") || named("uploadId")) {
+        return Ok(None);
+    }
+    let mut declared = Declared::from_headers(request.headers())?;
+    if !named("delete") {
+        // The checksums of a completion are those of the object.
+        declared = declared.of_the_body_alone();
+    }
+    if declared.is_empty() {
+        return Ok(None);
+    }
+    let content = request.headers().get("x-amz-content-sha256");
+    if content.is_some_and(|content| content.as_bytes().starts_with(b"STREAMING-")) {
+        return Err(error::not_implemented("a checksum of an XML body that comes in signed chunks"));
+    }
+    Ok(Some(BodyCheck::new(declared)))
 }
 
 fn response(answer: &Answer) -> Response<Body> {
@@ -175,11 +210,12 @@ fn cut(body: Body, bytes: u64) -> Body {
 struct SharedBody {
     inner: Arc<Mutex<Incoming>>,
     broken_off: BrokenOff,
+    check: Option<BodyCheck>,
 }
 
 impl SharedBody {
     fn new(body: Incoming) -> Self {
-        Self { inner: Arc::new(Mutex::new(body)), broken_off: BrokenOff::default() }
+        Self { inner: Arc::new(Mutex::new(body)), broken_off: BrokenOff::default(), check: None }
     }
 
     fn lock(&self) -> MutexGuard<'_, Incoming> {
@@ -206,8 +242,14 @@ impl hyper::body::Body for SharedBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let polled = Pin::new(&mut *self.lock()).poll_frame(cx);
-        if matches!(polled, Poll::Ready(Some(Err(_)))) {
-            self.broken_off.set();
+        match (&polled, &self.check) {
+            (Poll::Ready(Some(Err(_))), _) => self.broken_off.set(),
+            (Poll::Ready(Some(Ok(frame))), Some(check)) => {
+                if let Some(bytes) = frame.data_ref() {
+                    check.update(bytes);
+                }
+            }
+            _ => {}
         }
         polled
     }

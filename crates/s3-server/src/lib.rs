@@ -22,6 +22,9 @@
 //!   anything is published.
 //! - ETags are version tokens, never an MD5. The SHA-256 of a file is told as `x-amz-checksum-sha256` where the
 //!   client asks for checksums.
+//! - Of a multipart upload the composite SHA-256 is kept. Other algorithms are compared part by part, when a part
+//!   comes and when the upload is completed; a client that asks to have their value of the whole kept is refused.
+//!   A completion that is repeated answers as before while its result is there.
 //! - Keys are ids of the storage: `a//b`, `/a`, `a/../b` and the directory marker `a/` are refused.
 //! - What cannot be honoured (encryption, storage classes, ACLs, tagging, object lock, versions) answers
 //!   `NotImplemented`; so do multipart uploads and conditional writes where the storage has none.
@@ -38,6 +41,7 @@ mod hook;
 mod http;
 mod keys;
 mod listing;
+mod part_tag;
 mod receive;
 mod refuse;
 mod server;

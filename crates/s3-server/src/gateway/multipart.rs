@@ -7,17 +7,20 @@ use std::time::{Duration, UNIX_EPOCH};
 use s3s::dto::*;
 use s3s::{S3Error, S3ErrorCode, S3Response, S3Result};
 use storage_core::body::collect;
-use storage_core::checksum::Digest;
+use storage_core::checksum::{CompositeDigest, Digest};
 use storage_core::error::ErrorKind;
+use storage_core::id::FileId;
 use storage_core::storage::{
     ByteRange, FileStorage, FinishOptions, PartNumber, PartReceipt, ResumableUpload, UploadTicket,
 };
 
 use crate::condition::{self, ReadConditions};
+use crate::error::invalid_part;
 use crate::gateway::copy::open_version;
 use crate::gateway::read::told_checksum;
 use crate::gateway::{Envelope, Gateway, checksum_type, owner, size};
 use crate::listing::{self, Names, common_prefix};
+use crate::part_tag::PartTag;
 use crate::{attributes, error, etag, keys, upload_id};
 
 /// Least size of every part but the last, greatest number of a part ("Amazon S3 multipart upload limits", Amazon
@@ -35,10 +38,6 @@ fn part_number(number: i32) -> S3Result<PartNumber> {
         .and_then(NonZeroU32::new)
         .filter(|number| number.get() <= MAX_PARTS)
         .ok_or_else(|| error::invalid_argument(format!("part numbers are 1 to {MAX_PARTS}, not {number}")))
-}
-
-fn invalid_part(message: String) -> S3Error {
-    S3Error::with_message(S3ErrorCode::InvalidPart, message)
 }
 
 impl Gateway {
@@ -62,6 +61,7 @@ impl Gateway {
     ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
         let (storage, id) = self.object(&input.bucket, &input.key)?;
         let resumable = resumable(&**storage)?;
+        check_kind(input.checksum_algorithm.as_ref(), input.checksum_type.as_ref())?;
         let described = attributes::read(&envelope.headers)?;
         // 0: an S3 client does not say how large its parts will be.
         let part_size = described.part_size.unwrap_or(0);
@@ -97,7 +97,7 @@ impl Gateway {
             resumable.put_part(&ticket, number, part.bytes, part.digest).await.map_err(error::inbound)?;
         let sums = part.checksums;
         Ok(S3Response::new(UploadPartOutput {
-            e_tag: Some(etag::of_token(&receipt.token)),
+            e_tag: Some(PartTag::write(&receipt, &sums)),
             checksum_crc32: sums.checksum_crc32,
             checksum_crc32c: sums.checksum_crc32c,
             checksum_crc64nvme: sums.checksum_crc64nvme,
@@ -138,7 +138,7 @@ impl Gateway {
         let receipt = resumable.put_part(&ticket, number, bytes, digest).await.map_err(error::inbound)?;
         Ok(S3Response::new(UploadPartCopyOutput {
             copy_part_result: Some(CopyPartResult {
-                e_tag: Some(etag::of_token(&receipt.token)),
+                e_tag: Some(PartTag::write(&receipt, &Checksum::default())),
                 checksum_sha256: Some(digest.to_base64()),
                 last_modified: Some(std::time::SystemTime::now().into()),
                 ..Default::default()
@@ -156,19 +156,28 @@ impl Gateway {
         let named = named.filter(|parts| !parts.is_empty());
         let named =
             named.ok_or_else(|| S3Error::with_message(S3ErrorCode::MalformedXML, "no parts are named"))?;
-        let held = resumable.parts(&ticket).await.map_err(error::outbound)?;
-        let parts = chosen(named, &held)?;
+        let held = match resumable.parts(&ticket).await {
+            Ok(held) => Some(held),
+            // Discarded, or completed by a request whose answer was lost; that comes out below.
+            Err(error) if error.kind() == ErrorKind::NoSuchUpload => None,
+            Err(error) => return Err(error::outbound(error)),
+        };
+        let parts = chosen(named, held.as_deref())?;
         let total = parts.iter().map(|part| part.size).sum::<u64>();
         if input.mpu_object_size.is_some_and(|wanted| wanted != size(total)) {
             let message = format!("the parts have {total} bytes, another size was announced");
             return Err(S3Error::with_message(S3ErrorCode::InvalidRequest, message));
         }
         check_whole(&input, &parts)?;
-        let when =
-            condition::for_write(storage, &ticket.id, input.if_match.as_ref(), input.if_none_match.as_ref())
-                .await?;
         ticket.part_size = parts.first().map_or(0, |part| part.size);
-        let finish = FinishOptions::default().with_when(when);
+        let mut finish = FinishOptions::default();
+        if held.is_some() {
+            let (if_match, if_none_match) = (input.if_match.as_ref(), input.if_none_match.as_ref());
+            finish.when = condition::for_write(storage, &ticket.id, if_match, if_none_match).await?;
+        } else {
+            // Nothing will be written, and conditions would meet their own result.
+            ticket.part_size = made_of(storage, &ticket.id, &parts).await?;
+        }
         let receipt = resumable.finish(&ticket, &parts, finish).await.map_err(error::inbound)?;
         let (checksum_sha256, checksum_type) = told_checksum(&receipt.metadata);
         Ok(S3Response::new(CompleteMultipartUploadOutput {
@@ -215,7 +224,7 @@ impl Gateway {
             .map(|part| Part {
                 part_number: number(part),
                 size: Some(size(part.size)),
-                e_tag: Some(etag::of_token(&part.token)),
+                e_tag: Some(PartTag::write(part, &Checksum::default())),
                 checksum_sha256: part.digest.map(Digest::to_base64),
                 ..Default::default()
             })
@@ -318,8 +327,9 @@ impl Gateway {
     }
 }
 
-/// Picks the parts that a client names out of those the storage holds.
-fn chosen(named: &[CompletedPart], held: &[PartReceipt]) -> S3Result<Vec<PartReceipt>> {
+/// Picks the parts that a client names out of those the storage holds; where the upload is no longer there, out of
+/// what their ETags say.
+fn chosen(named: &[CompletedPart], held: Option<&[PartReceipt]>) -> S3Result<Vec<PartReceipt>> {
     let mut parts: Vec<PartReceipt> = Vec::with_capacity(named.len());
     for wanted in named {
         let number = wanted.part_number.ok_or_else(|| S3Error::new(S3ErrorCode::MalformedXML))?;
@@ -327,18 +337,25 @@ fn chosen(named: &[CompletedPart], held: &[PartReceipt]) -> S3Result<Vec<PartRec
         if parts.last().is_some_and(|last| last.number >= number) {
             return Err(S3Error::new(S3ErrorCode::InvalidPartOrder));
         }
-        let part = held.iter().find(|part| part.number == number);
-        let part = part.ok_or_else(|| invalid_part(format!("part {number} was not uploaded")))?;
-        let etag = etag::of_token(&part.token);
-        if wanted.e_tag.as_ref().is_none_or(|wanted| wanted.value() != etag.value()) {
-            return Err(invalid_part(format!("part {number} has another ETag")));
-        }
-        if let (Some(wanted), Some(digest)) = (&wanted.checksum_sha256, part.digest)
-            && *wanted != digest.to_base64()
-        {
-            return Err(invalid_part(format!("part {number} has another SHA-256")));
-        }
-        parts.push(part.clone());
+        let tag = wanted.e_tag.as_ref().and_then(|etag| PartTag::parse(etag.value()));
+        let part = match (held, tag) {
+            (Some(held), tag) => {
+                let part = held.iter().find(|part| part.number == number);
+                let part = part.ok_or_else(|| invalid_part(format!("part {number} was not uploaded")))?;
+                let tag = tag.filter(|tag| tag.names(part));
+                let tag = tag.ok_or_else(|| invalid_part(format!("part {number} has another ETag")))?;
+                tag.compare(part, wanted)?;
+                tag.describe(part)
+            }
+            (None, tag) => {
+                let gone = upload_id::no_such_upload;
+                let tag = tag.ok_or_else(gone)?;
+                let part = tag.remember(number).ok_or_else(gone)?;
+                tag.compare(&part, wanted)?;
+                part
+            }
+        };
+        parts.push(part);
     }
     if let [but_last @ .., _] = parts.as_slice()
         && let Some(small) = but_last.iter().find(|part| part.size < MIN_PART_BYTES)
@@ -352,6 +369,47 @@ fn chosen(named: &[CompletedPart], held: &[PartReceipt]) -> S3Result<Vec<PartRec
     Ok(parts)
 }
 
+/// Checks that what is stored may be made of these parts, and returns the part size that it was stored with.
+async fn made_of(storage: &dyn FileStorage, id: &FileId, parts: &[PartReceipt]) -> S3Result<u64> {
+    let stored = storage.metadata(id).await.map_err(|error| match error.kind() {
+        ErrorKind::NotFound => upload_id::no_such_upload(),
+        _ => error::outbound(error),
+    })?;
+    let digests: Vec<Digest> = parts.iter().filter_map(|part| part.digest).collect();
+    let total = parts.iter().map(|part| part.size).sum::<u64>();
+    let part_size = match stored.composite {
+        Some(stored) if stored != CompositeDigest::of_parts(stored.part_size, &digests) => {
+            return Err(upload_id::no_such_upload());
+        }
+        Some(stored) => stored.part_size,
+        None => parts.first().map_or(0, |part| part.size),
+    };
+    if stored.size == total { Ok(part_size) } else { Err(upload_id::no_such_upload()) }
+}
+
+/// Checks which checksum of the whole a client wants kept. The composite SHA-256 is; the checksums of its parts are
+/// compared whatever the algorithm, and that of the whole is not made of the others.
+fn check_kind(algorithm: Option<&ChecksumAlgorithm>, kind: Option<&ChecksumType>) -> S3Result<()> {
+    let Some(kind) = kind else { return Ok(()) };
+    let Some(algorithm) = algorithm else {
+        let message = "x-amz-checksum-type needs x-amz-checksum-algorithm";
+        return Err(S3Error::with_message(S3ErrorCode::InvalidRequest, message));
+    };
+    match (algorithm.as_str(), kind.as_str()) {
+        (ChecksumAlgorithm::SHA256, ChecksumType::COMPOSITE) => Ok(()),
+        // As Amazon S3 has it: only a CRC of the whole can be made from those of the parts, and the CRC64NVME is
+        // always that of the whole.
+        (ChecksumAlgorithm::SHA256 | ChecksumAlgorithm::SHA1, ChecksumType::FULL_OBJECT)
+        | (ChecksumAlgorithm::CRC64NVME, ChecksumType::COMPOSITE) => {
+            let message = format!("the {} type cannot be used with {}", kind.as_str(), algorithm.as_str());
+            Err(S3Error::with_message(S3ErrorCode::InvalidRequest, message))
+        }
+        (algorithm, kind) => {
+            Err(error::not_implemented(format!("keeping a {kind} {algorithm} of a multipart upload")))
+        }
+    }
+}
+
 /// Checks what a client says of the whole: the composite SHA-256 can be compared, other checksums of the whole
 /// would need its bytes again.
 fn check_whole(input: &CompleteMultipartUploadInput, parts: &[PartReceipt]) -> S3Result<()> {
@@ -362,12 +420,16 @@ fn check_whole(input: &CompleteMultipartUploadInput, parts: &[PartReceipt]) -> S
     {
         return Err(error::not_implemented("a checksum of the whole upload other than the composite SHA256"));
     }
+    let composite = super::checksum_type(ChecksumType::COMPOSITE);
+    if input.checksum_type.as_ref().is_some_and(|kind| *kind != composite) {
+        return Err(error::not_implemented("a checksum of the bytes of the whole upload"));
+    }
     let Some(wanted) = &input.checksum_sha256 else { return Ok(()) };
     let digests: Option<Vec<Digest>> = parts.iter().map(|part| part.digest).collect();
     let Some(digests) = digests else {
         return Err(error::not_implemented("a checksum of the whole upload to this storage"));
     };
-    let composite = storage_core::checksum::CompositeDigest::of_parts(0, &digests);
+    let composite = CompositeDigest::of_parts(0, &digests);
     let plain = composite.digest.to_base64();
     if *wanted == plain || *wanted == format!("{plain}-{}", composite.parts) {
         return Ok(());

@@ -9,7 +9,7 @@ use hyper::body::Frame;
 use hyper::{HeaderMap, header};
 use s3s::dto::*;
 use s3s::{Body, S3Error, S3ErrorCode, S3Response, S3Result, StdError};
-use storage_core::body::ByteStream;
+use storage_core::body::{ByteStream, collect};
 use storage_core::error::ErrorKind;
 use storage_core::id::FileId;
 use storage_core::metadata::FileMetadata;
@@ -21,6 +21,9 @@ use crate::{attributes, error, etag};
 
 /// How often a conditional read starts over because the file became another one between look and read.
 const TRIES: usize = 3;
+
+/// Greatest body that is read whole before the answer begins: no more than the pieces that are held anyway.
+const LOOK_AHEAD_BYTES: u64 = 64 << 10;
 
 /// Which part of a file is asked for.
 enum Wanted {
@@ -100,6 +103,7 @@ impl Gateway {
         };
         let (download, parts_count) = open(&**storage, &id, &wanted, &conditions).await?;
         let Download { metadata: file, range, body, .. } = download;
+        let body = look_ahead(body, range.end - range.start).await?;
         let partial = !matches!(wanted, Wanted::All) && range != (0..file.size);
         let mut headers = attributes::write(&file)?;
         // What the client asked to be answered instead was set already.
@@ -262,6 +266,16 @@ async fn open(
             Err(error) => return Err(error::outbound(error)),
         }
     }
+}
+
+/// Reads a small body whole before anything is answered: bytes that turn out wrong are an error then, where
+/// otherwise only the connection can be broken off.
+async fn look_ahead(body: ByteStream, length: u64) -> S3Result<ByteStream> {
+    if length > LOOK_AHEAD_BYTES {
+        return Ok(body);
+    }
+    let bytes = collect(body).await.map_err(error::outbound)?;
+    Ok(stream::once(async { Ok(bytes) }).boxed())
 }
 
 /// Holds each piece back until the next one, or the clean end, is there: a file whose bytes turn out wrong at its

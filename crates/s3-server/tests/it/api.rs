@@ -8,7 +8,7 @@ use s3_server::{Limits, ServerConfig};
 use storage_core::backend::local::{LocalConfig, LocalStorage};
 use storage_core::backend::memory::MemoryStorage;
 use storage_core::id::FileId;
-use storage_core::storage::{FileStorage as _, FileStorageExt as _};
+use storage_core::storage::{FileStorage, FileStorageExt as _};
 
 use crate::support::{BUCKET, MIB, Payload, Request, exchange, memory, start};
 
@@ -270,6 +270,7 @@ async fn listings_come_in_pages_with_prefixes_and_odd_names() {
         put(key, "x").send(&server).await.expect(200);
     }
     let list = || get("").query("list-type", "2");
+    let decode = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8().unwrap().into_owned();
     list().send(&server).await.refused(400, "InvalidArgument");
     let mut names = Vec::new();
     let mut token: Option<String> = None;
@@ -279,17 +280,21 @@ async fn listings_come_in_pages_with_prefixes_and_odd_names() {
             page = page.query("continuation-token", token);
         }
         let page = page.send(&server).await.expect(200);
-        names.extend(page.elements("Key"));
-        let prefixes: Vec<String> = page.elements("CommonPrefixes");
-        names.extend(prefixes.iter().map(|prefix| prefix.replace("<Prefix>", "").replace("</Prefix>", "")));
+        let prefixes = page.elements("CommonPrefixes").into_iter();
+        let prefixes = prefixes.map(|prefix| prefix.replace("<Prefix>", "").replace("</Prefix>", ""));
+        let keys: Vec<String> = page.elements("Key").iter().map(|key| decode(key)).collect();
+        assert!(keys.is_sorted(), "{keys:?}");
+        let mut both: Vec<String> = prefixes.map(|prefix| decode(&prefix)).chain(keys).collect();
+        assert!(both.len() <= 2, "{both:?}");
+        both.sort();
+        names.extend(both);
         token = page.element("NextContinuationToken");
         assert_eq!(page.element("IsTruncated").unwrap() == "true", token.is_some());
         if token.is_none() {
             break;
         }
     }
-    names.sort();
-    assert_eq!(names, ["%C3%A9%2B%20%25", "a%0Ab", "a%26b%3Cc%3E", "d%20e/", "d/", "z%0Dz"]);
+    assert_eq!(names, ["a\nb", "a&b<c>", "d e/", "d/", "z\rz", "é+ %"], "pages in order, nothing twice");
     let after = list().query("start-after", "d/1").query("prefix", "d").send(&server).await.expect(200);
     assert_eq!(after.elements("Key"), ["d/2"]);
     let v1 = get("").query("marker", "d/").query("delimiter", "/").query("prefix", "d").send(&server).await;
@@ -316,6 +321,32 @@ async fn a_batch_answers_for_each_key() {
     let answer = batch(true).send(&server).await.expect(200);
     assert_eq!((answer.elements("Deleted").len(), answer.elements("Error").len()), (0, 1));
     assert_eq!(get("").send(&server).await.expect(200).elements("Key"), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_batch_that_is_not_the_one_that_was_meant_deletes_nothing() {
+    let (server, storage) = memory().await;
+    put("hello", "x").send(&server).await.expect(200);
+    let batch = || {
+        let body = "<Delete><Object><Key>hello</Key></Object></Delete>";
+        Request::new("POST", "").query("delete", "").body(body).payload(Payload::Unsigned)
+    };
+    for (name, value) in SUMS {
+        batch().header(name, value).send(&server).await.refused(400, "BadDigest");
+        batch().header(name, "AAAA").send(&server).await.refused(400, "InvalidRequest");
+    }
+    batch().header("content-md5", "XUFAKrxLKna5cZ2REBfFkg==").send(&server).await.refused(400, "BadDigest");
+    batch().header("content-md5", "no").send(&server).await.refused(400, "InvalidDigest");
+    let chunked = batch().payload(Payload::Trailer(SUMS[0].0, SUMS[0].1));
+    chunked.send(&server).await.refused(501, "NotImplemented");
+    assert!(storage.exists(&FileId::parse("hello").unwrap()).await.unwrap());
+    batch()
+        .header("x-amz-checksum-crc32", "rd9oLg==")
+        .header("content-md5", "N4uLvXfsEgB+kR8SZIjlMA==")
+        .send(&server)
+        .await
+        .expect(200);
+    assert!(!storage.exists(&FileId::parse("hello").unwrap()).await.unwrap());
 }
 
 async fn begin(server: &s3_server::RunningServer, key: &str) -> String {
@@ -387,7 +418,124 @@ async fn a_multipart_upload_is_what_s3_says_it_is() {
     assert_eq!((second.body, second.headers["x-amz-mp-parts-count"].as_str()), (last.clone(), "2"));
     let bytes = storage.download_bytes(&FileId::parse("big").unwrap()).await.unwrap();
     assert_eq!(bytes, [first, last].concat());
-    complete("big", &upload, &etags).send(&server).await.refused(404, "NoSuchUpload");
+}
+
+/// The answer to a completion was lost: the client asks again, and is told what came of it.
+async fn completions_can_be_repeated(storage: Arc<dyn FileStorage>) {
+    let config = ServerConfig::new().with_bucket(BUCKET, storage).with_random_credentials();
+    let server = start(config).await;
+    for sizes in [vec![10], vec![5 * MIB, 10], vec![5 * MIB, 5 * MIB]] {
+        let upload = begin(&server, "f").await;
+        let mut etags = Vec::new();
+        for (number, &size) in (1..).zip(&sizes) {
+            let etag =
+                part("f", &upload, number, vec![number as u8; size]).send(&server).await.expect(200).etag();
+            etags.push((number, etag));
+        }
+        let first =
+            complete("f", &upload, &etags).header("if-none-match", "*").send(&server).await.expect(200);
+        for condition in [None, Some("*")] {
+            let mut again = complete("f", &upload, &etags);
+            if let Some(condition) = condition {
+                again = again.header("if-none-match", condition);
+            }
+            let again = again.send(&server).await.expect(200);
+            assert_eq!(again.element("ETag"), first.element("ETag"), "{sizes:?}");
+        }
+        // Not its result: a part of another upload that has the size of the first case, and another file.
+        let other = begin(&server, "other").await;
+        let stranger =
+            part("other", &other, 1, b"a stranger".to_vec()).send(&server).await.expect(200).etag();
+        complete("f", &upload, &[(1, stranger)]).send(&server).await.refused(404, "NoSuchUpload");
+        Request::new("DELETE", "other").query("uploadId", &other).send(&server).await.expect(204);
+        put("f", "another").send(&server).await.expect(200);
+        complete("f", &upload, &etags).send(&server).await.refused(404, "NoSuchUpload");
+        Request::new("DELETE", "f").send(&server).await.expect(204);
+        complete("f", &upload, &etags).send(&server).await.refused(404, "NoSuchUpload");
+    }
+}
+
+#[tokio::test]
+async fn a_completion_whose_answer_was_lost_can_be_repeated_in_memory() {
+    completions_can_be_repeated(Arc::new(MemoryStorage::new())).await;
+}
+
+#[tokio::test]
+async fn a_completion_whose_answer_was_lost_can_be_repeated_on_disk() {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = LocalStorage::open(LocalConfig::new(directory.path())).await.unwrap();
+    completions_can_be_repeated(Arc::new(storage)).await;
+}
+
+#[tokio::test]
+async fn a_completion_with_another_checksum_of_a_part_publishes_nothing() {
+    let (server, storage) = memory().await;
+    let completed = |upload: &str, etag: &str, element: &str, value: &str| {
+        let part = format!("<PartNumber>1</PartNumber><ETag>{etag}</ETag><{element}>{value}</{element}>");
+        let body = format!("<CompleteMultipartUpload><Part>{part}</Part></CompleteMultipartUpload>");
+        Request::new("POST", "f").query("uploadId", upload).body(body)
+    };
+    for (name, value) in SUMS {
+        let element = name.replace("x-amz-checksum-", "Checksum");
+        let element = element.to_uppercase().replace("CHECKSUM", "Checksum");
+        let upload = begin(&server, "f").await;
+        let bare = part("f", &upload, 1, b"hello".to_vec()).send(&server).await.expect(200).etag();
+        if element != "ChecksumSHA256" {
+            let unknown = completed(&upload, &bare, &element, value).send(&server).await;
+            unknown.refused(501, "NotImplemented");
+        }
+        let told =
+            part("f", &upload, 1, b"hello".to_vec()).header(name, value).send(&server).await.expect(200);
+        let etag = told.etag();
+        completed(&upload, &bare, &element, value).send(&server).await.refused(400, "InvalidPart");
+        let zeros = value.split_at(2).1;
+        let wrong = format!("AA{zeros}");
+        completed(&upload, &etag, &element, &wrong).send(&server).await.refused(400, "InvalidPart");
+        completed(&upload, &etag, &element, "AA").send(&server).await.refused(400, "InvalidRequest");
+        assert!(!storage.exists(&FileId::parse("f").unwrap()).await.unwrap(), "{name}");
+        completed(&upload, &etag, &element, value).send(&server).await.expect(200);
+        completed(&upload, &etag, &element, &wrong).send(&server).await.refused(400, "InvalidPart");
+        Request::new("DELETE", "f").send(&server).await.expect(204);
+    }
+}
+
+#[tokio::test]
+async fn a_checksum_that_would_not_be_kept_is_refused_before_the_first_part() {
+    let (server, _) = memory().await;
+    let create = |algorithm: Option<&str>, kind: &str| {
+        let create = Request::new("POST", "f").query("uploads", "").header("x-amz-checksum-type", kind);
+        match algorithm {
+            Some(algorithm) => create.header("x-amz-checksum-algorithm", algorithm),
+            None => create,
+        }
+    };
+    for algorithm in ["SHA256", "SHA1"] {
+        create(Some(algorithm), "FULL_OBJECT").send(&server).await.refused(400, "InvalidRequest");
+    }
+    create(Some("CRC64NVME"), "COMPOSITE").send(&server).await.refused(400, "InvalidRequest");
+    create(None, "FULL_OBJECT").send(&server).await.refused(400, "InvalidRequest");
+    for (algorithm, kind) in [
+        ("CRC32", "FULL_OBJECT"),
+        ("CRC32C", "FULL_OBJECT"),
+        ("CRC64NVME", "FULL_OBJECT"),
+        ("CRC32", "COMPOSITE"),
+        ("SHA1", "COMPOSITE"),
+    ] {
+        create(Some(algorithm), kind).send(&server).await.refused(501, "NotImplemented");
+    }
+    assert_eq!(get("").query("uploads", "").send(&server).await.expect(200).elements("UploadId"), [""; 0]);
+    let kept = create(Some("SHA256"), "COMPOSITE").send(&server).await.expect(200);
+    assert_eq!(kept.headers["x-amz-checksum-type"], "COMPOSITE");
+    let upload = kept.element("UploadId").unwrap();
+    let etag = part("f", &upload, 1, b"hello".to_vec()).send(&server).await.expect(200).etag();
+    let etags = [(1, etag)];
+    let whole = complete("f", &upload, &etags).header("x-amz-checksum-type", "FULL_OBJECT");
+    whole.send(&server).await.refused(501, "NotImplemented");
+    let whole = complete("f", &upload, &etags).header("x-amz-checksum-sha256", SUMS[4].1);
+    whole.send(&server).await.refused(400, "BadDigest");
+    let whole = complete("f", &upload, &etags).header("content-md5", "XUFAKrxLKna5cZ2REBfFkg==");
+    whole.send(&server).await.refused(400, "BadDigest");
+    complete("f", &upload, &etags).send(&server).await.expect(200);
 }
 
 #[tokio::test]

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use s3_server::{Answer, Limits, RequestInfo, ServerConfig, Verdict};
 use storage_core::backend::local::{LocalConfig, LocalStorage};
 use storage_core::backend::memory::MemoryStorage;
+use storage_core::backend::s3::{S3Config, S3Storage};
+use storage_core::error::ErrorKind;
 use storage_core::id::FileId;
 use storage_core::storage::FileStorageExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -72,11 +74,25 @@ async fn a_hook_cuts_an_answer_short() {
 #[tokio::test]
 async fn corrupt_bytes_never_look_like_a_whole_file() {
     let (server, storage) = memory().await;
-    for (key, size) in [("small", 10), ("large", 3 * MIB)] {
+    for (key, size) in [("small", 10), ("middle", 64 << 10), ("large", 3 * MIB)] {
         Request::new("PUT", key).body(vec![1; size]).send(&server).await.expect(200);
         assert!(storage.corrupt(&FileId::parse(key).unwrap()));
-        assert!(Request::new("GET", key).try_send(&server, server.secret_key()).await.is_none(), "{key}");
+        let answer = Request::new("GET", key).try_send(&server, server.secret_key()).await;
+        if key == "large" {
+            assert!(answer.is_none(), "{key}");
+        } else {
+            // Small enough to be compared before the answer begins.
+            answer.unwrap().refused(500, "ObjectCorrupt");
+        }
     }
+    let config = S3Config::new(BUCKET)
+        .with_endpoint(server.endpoint())
+        .with_region(server.region())
+        .with_static_credentials(server.access_key(), server.secret_key());
+    let client = S3Storage::connect(config).await.unwrap();
+    let error = client.download_bytes(&FileId::parse("small").unwrap()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Integrity, "{error}");
+    assert!(client.download_bytes(&FileId::parse("large").unwrap()).await.is_err());
 }
 
 #[tokio::test]
@@ -106,33 +122,92 @@ async fn a_silent_client_does_not_hold_the_server() {
     assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("RequestTimeout"), "{answer}");
 }
 
-#[tokio::test]
-async fn a_request_under_way_ends_before_the_server_does() {
-    let storage = MemoryStorage::new();
-    let (entered, mut entry) = tokio::sync::mpsc::channel(1);
-    struct Slow(tokio::sync::mpsc::Sender<()>);
-    #[async_trait::async_trait]
-    impl s3_server::RequestHook for Slow {
-        async fn decide(&self, _: &RequestInfo) -> Verdict {
-            let _ = self.0.send(()).await;
-            tokio::time::sleep(Duration::from_millis(300)).await;
-            Verdict::Serve
-        }
+/// Lets requests wait until the test says so.
+struct Held {
+    entered: tokio::sync::mpsc::UnboundedSender<()>,
+    go_on: Arc<tokio::sync::Semaphore>,
+}
+
+#[async_trait::async_trait]
+impl s3_server::RequestHook for Held {
+    async fn decide(&self, _: &RequestInfo) -> Verdict {
+        let _ = self.entered.send(());
+        let _ = self.go_on.acquire().await;
+        Verdict::Serve
     }
+}
+
+/// Starts to shut down and returns once nobody is let in any more.
+async fn begin_shutdown(server: s3_server::RunningServer) -> tokio::task::JoinHandle<()> {
+    let address = server.local_addr();
+    let shutdown = tokio::spawn(server.shutdown());
+    while tokio::net::TcpStream::connect(address).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    shutdown
+}
+
+#[tokio::test]
+async fn a_request_under_way_is_answered_before_the_server_ends() {
+    let storage = MemoryStorage::new();
+    let (entered, mut entries) = tokio::sync::mpsc::unbounded_channel();
+    let go_on = Arc::new(tokio::sync::Semaphore::new(0));
     let config = ServerConfig::new()
         .with_bucket(BUCKET, Arc::new(storage.clone()))
         .with_random_credentials()
-        .with_hook(Arc::new(Slow(entered)));
+        .with_hook(Arc::new(Held { entered, go_on: Arc::clone(&go_on) }));
     let server = start(config).await;
-    let address = server.local_addr();
-    let request = Request::new("PUT", "a").body("x");
-    let (answer, ()) = tokio::join!(request.send(&server), async {
-        entry.recv().await;
-    });
-    answer.expect(200);
-    server.shutdown().await;
+    let url = Request::new("PUT", "a").presign(&server, SystemTime::now(), Duration::from_secs(60));
+    let mut stream = tokio::net::TcpStream::connect(server.local_addr()).await.unwrap();
+    let head = format!("PUT {url} HTTP/1.1\r\nhost: {}\r\ncontent-length: 1\r\n\r\nx", server.local_addr());
+    stream.write_all(head.as_bytes()).await.unwrap();
+    entries.recv().await.unwrap();
+    let shutdown = begin_shutdown(server).await;
+    assert!(!exists(&storage, "a").await, "the request is still under way");
+    go_on.close();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+    shutdown.await.unwrap();
     assert!(exists(&storage, "a").await);
-    assert!(tokio::net::TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test]
+async fn an_answer_in_flight_comes_whole_when_the_server_ends() {
+    let size = 64 * MIB;
+    let (server, storage) = memory().await;
+    storage.upload_bytes(&FileId::parse("large").unwrap(), vec![7; size].into()).await.unwrap();
+    let url = Request::new("GET", "large").presign(&server, SystemTime::now(), Duration::from_secs(60));
+    let mut stream = tokio::net::TcpStream::connect(server.local_addr()).await.unwrap();
+    let head = format!("GET {url} HTTP/1.1\r\nhost: {}\r\n\r\n", server.local_addr());
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 1];
+    stream.read_exact(&mut answer).await.unwrap();
+    // More than sockets hold: the rest is still the server's to send.
+    let shutdown = begin_shutdown(server).await;
+    assert!(!shutdown.is_finished());
+    stream.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.len() > size, "{} of {size}", answer.len());
+    shutdown.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_request_that_does_not_end_is_cut_off_after_the_grace_time() {
+    let (entered, mut entries) = tokio::sync::mpsc::unbounded_channel();
+    let go_on = Arc::new(tokio::sync::Semaphore::new(0));
+    let config = ServerConfig::new()
+        .with_bucket(BUCKET, Arc::new(MemoryStorage::new()))
+        .with_limits(Limits::default().with_grace(Duration::from_millis(50)))
+        .with_hook(Arc::new(Held { entered, go_on }));
+    let server = start(config).await;
+    let mut stream = tokio::net::TcpStream::connect(server.local_addr()).await.unwrap();
+    let head = format!("GET /{BUCKET}/a HTTP/1.1\r\nhost: x\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    entries.recv().await.unwrap();
+    server.shutdown().await;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    assert!(answer.is_empty(), "{}", String::from_utf8_lossy(&answer));
 }
 
 #[tokio::test]

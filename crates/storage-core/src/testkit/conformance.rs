@@ -52,6 +52,8 @@ pub struct Fixture {
     another: Option<Arc<dyn FileStorage>>,
     read_only: Option<Arc<dyn FileStorage>>,
     corrupt: Option<Corrupt>,
+    uncorrupted: &'static str,
+    empty_parts: bool,
     concurrency: usize,
     large: usize,
     many: usize,
@@ -66,6 +68,8 @@ impl Fixture {
             another: None,
             read_only: None,
             corrupt: None,
+            uncorrupted: "the fixture cannot change stored bytes",
+            empty_parts: true,
             concurrency: usize::MAX,
             large: 12 << 20,
             many: 300,
@@ -99,6 +103,22 @@ impl Fixture {
     #[must_use]
     pub fn with_corruption(mut self, corrupt: impl Fn(&FileId) + Send + Sync + 'static) -> Self {
         self.corrupt = Some(Box::new(corrupt));
+        self
+    }
+
+    /// Says why there is no function for [`with_corruption`](Self::with_corruption): what the case prints.
+    #[must_use]
+    pub fn without_corruption(mut self, reason: &'static str) -> Self {
+        self.corrupt = None;
+        self.uncorrupted = reason;
+        self
+    }
+
+    /// Has a storage refuse a part of no bytes with [`Unsupported`](crate::error::ErrorKind::Unsupported), for
+    /// servers that take none. Default: an empty file may be one empty part.
+    #[must_use]
+    pub fn without_empty_parts(mut self) -> Self {
+        self.empty_parts = false;
         self
     }
 

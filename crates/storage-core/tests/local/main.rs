@@ -1,5 +1,6 @@
 //! A directory of files as a storage: each test is named after what it prevents.
 
+#![allow(clippy::disallowed_methods, reason = "tests prepare and damage files")]
 #![cfg(feature = "local")]
 #![expect(clippy::disallowed_methods, reason = "tests make, damage and remove files")]
 

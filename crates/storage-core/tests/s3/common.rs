@@ -110,7 +110,11 @@ pub(crate) fn key_prefix(config: &S3Config) -> String {
 }
 
 pub(crate) async fn fixture_on_garage() -> Fixture {
-    fixture(shared::garage()).await
+    let garage = shared::garage();
+    let runs = garage.is_some();
+    let fixture = fixture(garage).await;
+    // What stands in for a Garage that is not there takes them.
+    if runs { fixture.without_empty_parts() } else { fixture }
 }
 
 pub(crate) async fn fixture_on_moto() -> Fixture {

@@ -28,7 +28,6 @@ fn config(server: &RunningServer) -> S3Config {
         .with_part_size(PART)
 }
 
-/// Without a way to corrupt: this server compares what it reads itself, and breaks off.
 pub(crate) async fn fixture() -> Fixture {
     let server = start(MemoryStorage::new()).await;
     let config = config(&server);
@@ -38,6 +37,7 @@ pub(crate) async fn fixture() -> Fixture {
     Fixture::new(Arc::new(storage))
         .with_another(Arc::new(another))
         .with_read_only(Arc::new(read_only))
+        .without_corruption("the server compares what it reads, and breaks off a large file like an outage")
         .with_many(1_001)
         .with_guard(server)
 }

@@ -42,6 +42,12 @@ impl Canary {
         Self { inner: Arc::clone(inner), key, upload: None, stored: true }
     }
 
+    /// One whose key continues that of another.
+    pub(super) fn beneath(other: &Self) -> Self {
+        let key = format!("{}/beneath", other.key);
+        Self { inner: Arc::clone(&other.inner), key, upload: None, stored: true }
+    }
+
     pub(super) fn headers(&self, part_size: Option<u64>) -> Result<Headers> {
         let id = FileId::parse(RESERVED)
             .map_err(|error| Error::new(ErrorKind::Other, Op::Open).with_message(error.to_string()))?;

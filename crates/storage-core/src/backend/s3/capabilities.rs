@@ -38,10 +38,12 @@ pub(super) struct Features {
     pub(super) composite: bool,
     /// The checksum headers are taken.
     pub(super) sends_checksums: bool,
+    /// An object `x` is kept next to `x/y`.
+    pub(super) nested: bool,
 }
 
 impl Features {
-    /// What holds while nothing is known: nothing, and the headers are sent to find out.
+    /// What holds while nothing is known: nothing but what is S3 itself, and the headers are sent to find out.
     pub(super) const UNPROBED: Self = Self {
         create: false,
         replace: false,
@@ -51,6 +53,7 @@ impl Features {
         part_sha256: false,
         composite: false,
         sends_checksums: true,
+        nested: true,
     };
 
     pub(super) fn from_capabilities(capabilities: &Capabilities) -> Self {
@@ -64,6 +67,7 @@ impl Features {
             part_sha256: capabilities.verifies_sha256,
             composite: capabilities.composite_sha256,
             sends_checksums: capabilities.verifies_sha256 || capabilities.composite_sha256,
+            nested: capabilities.nested_ids,
         }
     }
 
@@ -80,7 +84,7 @@ impl Features {
             presigned_get: true,
             presigned_put: !read_only,
             resumable: true,
-            nested_ids: true,
+            nested_ids: self.nested,
             read_only,
             max_segment_bytes: None,
             max_id_bytes: (prefix > 0).then(|| u32::try_from(MAX_ID_BYTES - prefix).unwrap_or(0)),
@@ -90,11 +94,12 @@ impl Features {
 
     /// Asks the server, several questions at once.
     pub(super) async fn probe(inner: &Arc<Inner>) -> Result<Self> {
-        let (single, put_sha256, copy, (), multi) = futures::try_join!(
+        let (single, put_sha256, copy, (), nested, multi) = futures::try_join!(
             conditions_of_single(inner),
             checksum_of_single(inner),
             conditions_of_copy(inner),
             object_tags(inner),
+            nested_names(inner),
             multipart(inner),
         )?;
         let features = Self {
@@ -106,6 +111,7 @@ impl Features {
             part_sha256: multi.part_sha256,
             composite: multi.composite,
             sends_checksums: true,
+            nested,
         };
         tracing::debug!(storage = %inner.config.name, ?features, "probed");
         Ok(features)
@@ -204,6 +210,28 @@ async fn conditions_of_copy(inner: &Arc<Inner>) -> Result<bool> {
         && failed_with(copy(&wrong).await, ErrorKind::VersionMismatch)?;
     canary.remove().await;
     Ok(both)
+}
+
+/// A server that keeps objects as files refuses the second name, or loses the first: both must show.
+async fn nested_names(inner: &Arc<Inner>) -> Result<bool> {
+    let above = Canary::new(inner);
+    above.put(&Precondition::None).await?;
+    let beneath = Canary::beneath(&above);
+    let mut nested = match beneath.put(&Precondition::None).await {
+        Ok(_) => true,
+        Err(error) if error.is_outage() => {
+            // Some call it an error of their own. An outage concerns the other name as well.
+            above.put(&Precondition::None).await?;
+            false
+        }
+        Err(_) => false,
+    };
+    for key in [&above.key, &beneath.key] {
+        nested = nested && !failed_with(inner.head(key, Op::Open).await, ErrorKind::NotFound)?;
+    }
+    beneath.remove().await;
+    above.remove().await;
+    Ok(nested)
 }
 
 async fn object_tags(inner: &Arc<Inner>) -> Result<()> {

@@ -248,12 +248,19 @@ impl Failure {
             | "XAmzContentChecksumMismatch"
             | "XAmzContentSHA256Mismatch"
             | "ChecksumMismatch" => (ErrorKind::Integrity, None),
+            "ObjectCorrupt" | "XMinioObjectTampered" => {
+                (ErrorKind::Integrity, Some("the server found that stored bytes are not what was stored"))
+            }
             "EntityTooLarge" => (ErrorKind::TooLarge, None),
             "StorageFull" | "XMinioStorageFull" | "QuotaExceeded" | "XMinioAdminBucketQuotaExceeded" => {
                 (ErrorKind::StorageFull, None)
             }
             "NotImplemented" | "XNotImplemented" => (ErrorKind::Unsupported, None),
             "ConditionalRequestConflict" | "OperationAborted" => (ErrorKind::Conflict, None),
+            "ObjectNameConflict" | "XMinioParentIsObject" | "XMinioObjectExistsAsDirectory" => (
+                ErrorKind::Conflict,
+                Some("the server keeps objects as files, where no name is that of a file and a directory"),
+            ),
             "RequestTimeout" => (ErrorKind::Timeout, None),
             "InternalError" | "ServiceUnavailable" => (ErrorKind::Unavailable, None),
             "MetadataTooLarge" | "KeyTooLongError" | "InvalidRange" => (ErrorKind::InvalidInput, None),
@@ -380,6 +387,23 @@ mod tests {
         assert_eq!(kind(404, "NoSuchUpload"), ErrorKind::NoSuchUpload);
         assert_eq!(kind(400, "AuthorizationHeaderMalformed"), ErrorKind::Misconfigured);
         assert_eq!(kind(301, ""), ErrorKind::Misconfigured);
+    }
+
+    #[test]
+    fn a_name_that_is_taken_is_a_conflict_which_no_retry_resolves() {
+        let request = Request::write(Op::Upload);
+        for (status, code) in [(409, "ObjectNameConflict"), (400, "XMinioParentIsObject")] {
+            let error = answered(status, code).into_error(request, Effect::None);
+            assert_eq!((error.kind(), error.retry()), (ErrorKind::Conflict, Retry::Never), "{code}");
+        }
+    }
+
+    #[test]
+    fn corruption_that_the_server_found_is_no_outage() {
+        let failure = answered(500, "ObjectCorrupt");
+        assert!(!failure.moves_on(Request::read(Op::Download)));
+        let error = failure.into_error(Request::read(Op::Download), Effect::None);
+        assert_eq!((error.kind(), error.is_outage()), (ErrorKind::Integrity, false));
     }
 
     #[test]

@@ -14,6 +14,8 @@ use migrator::engine::{self, CopyOptions, Ended, EngineError, Job, VerifyOptions
 use migrator::item::State;
 use migrator::ledger::sqlite::{OpenMode, SqliteLedger};
 use migrator::ledger::{Binding, FileFilter, Ledger, Outcome, RunEnd, RunRecord};
+use migrator::report;
+use migrator::scan::Filter;
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
 use storage_core::backend::local::{LocalConfig, LocalStorage};
@@ -50,8 +52,8 @@ async fn bench() -> Bench {
     let target = Arc::new(MemoryStorage::named("target"));
     let flaky = Arc::new(FlakyStorage::new(target.clone()));
     // Metered as in the program: what a layer demands of those who read its streams holds here as well.
-    let metered = Arc::new(MeteredStorage::new(source.clone()));
-    let job = Job::new(metered, flaky.clone(), ledger.clone());
+    let metered = |storage| Arc::new(MeteredStorage::new(storage));
+    let job = Job::new(metered(source.clone()), metered(flaky.clone()), ledger.clone());
     Bench { job, source, target, flaky, ledger, _directory: directory }
 }
 
@@ -72,6 +74,9 @@ impl Bench {
         let mut options = VerifyOptions::default();
         options.read_back = read_back;
         let run = self.ended(engine::verify(&self.job, &options).await.unwrap()).await;
+        // Checks that the sums of the audit add up, and that there are as many rows.
+        let directory = TempDir::new().unwrap();
+        report::files::write(&*self.ledger, Some(run.id), directory.path()).await.unwrap();
         let outcomes = self.outcomes(&run).await;
         (run, outcomes)
     }
@@ -278,7 +283,7 @@ async fn an_audit_finds_what_is_missing_different_extra_unproven_and_outdated() 
     // Only reading finds a bit that flipped at rest; and reading both sides proves what the ledger never saw.
     let (run, outcomes) = bench.verify(true).await;
     expected.insert("flipped".to_owned(), Outcome::Different);
-    expected.remove("late");
+    expected.insert("late".to_owned(), Outcome::Matched);
     assert_eq!(outcomes, expected);
     assert_eq!((run.tally.planned, run.tally.unchanged), (7, 2));
 
@@ -310,6 +315,90 @@ async fn a_file_gone_from_the_source_stays_in_the_target() {
         BTreeMap::from([("a".to_owned(), Outcome::Copied)])
     );
     bench.assert_equal().await;
+}
+
+/// A directory that is not mounted looks like one that is empty.
+#[tokio::test]
+async fn an_empty_source_makes_nothing_gone() {
+    let bench = bench().await;
+    bench.put("a", bytes(1, 10)).await;
+    bench.copy().await;
+    bench.source.delete(&id("a"), Precondition::None).await.unwrap();
+    for error in [
+        engine::copy(&bench.job, &options()).await.unwrap_err(),
+        engine::verify(&bench.job, &VerifyOptions::default()).await.unwrap_err(),
+    ] {
+        assert!(matches!(error, EngineError::EmptySource { files: 1 }), "{error}");
+    }
+    assert_eq!(bench.states().await["a"], State::Verified);
+    let mut really = options();
+    really.allow_empty_source = true;
+    bench.copy_with(&really).await;
+    assert_eq!(bench.states().await["a"], State::Gone);
+    // Known as gone, it is no longer missed.
+    bench.copy().await;
+}
+
+/// What is published and could not be compared is compared later, and not sent again.
+#[tokio::test]
+async fn a_failed_comparison_does_not_throw_the_copy_away() {
+    let to = TempDir::new().unwrap();
+    let mut bench = bench().await;
+    bench.flaky = Arc::new(FlakyStorage::new(local(to.path(), Access::ReadWrite).await));
+    bench.job.target = bench.flaky.clone();
+    bench.put("a", bytes(1, 1000)).await;
+    bench.put("large", bytes(2, 12 << 20)).await;
+    for _ in 0..2 {
+        bench.flaky.fail_next(Op::Download, Fault::Before(ErrorKind::Denied));
+    }
+    let run = bench.copy_with(&once()).await;
+    assert_sums(&*bench.ledger, &run).await;
+    assert!(bench.states().await.values().all(|state| *state == State::Copied));
+    let sent = [Op::Upload, Op::PutPart].map(|op| bench.flaky.calls(op));
+    // An attempt of the next run fails as well, and its second one does not send either.
+    bench.flaky.fail_next(Op::Download, Fault::Before(ErrorKind::Unavailable));
+    let run = bench.copy().await;
+    assert_sums(&*bench.ledger, &run).await;
+    assert!(bench.states().await.values().all(|state| *state == State::Verified));
+    assert_eq!(sent, [Op::Upload, Op::PutPart].map(|op| bench.flaky.calls(op)), "nothing is sent again");
+}
+
+#[tokio::test]
+async fn an_audit_of_a_part_says_nothing_of_the_rest() {
+    let mut bench = bench().await;
+    for name in ["a", "b", "gone"] {
+        bench.put(name, bytes(3, 100)).await;
+    }
+    bench.copy().await;
+    bench.source.delete(&id("gone"), Precondition::None).await.unwrap();
+    bench.target.delete(&id("gone"), Precondition::None).await.unwrap();
+    bench.job.filter = Filter::from_globs(&["a".to_owned()], &[]).unwrap();
+    let (run, outcomes) = bench.verify(false).await;
+    assert_eq!((run.tally.planned, run.tally.unchanged), (1, 1));
+    let expected = [("b".to_owned(), Outcome::Excluded), ("gone".to_owned(), Outcome::Gone)];
+    assert_eq!(outcomes, BTreeMap::from(expected));
+}
+
+#[tokio::test]
+async fn an_audit_that_is_stopped_calls_nothing_matched_that_it_has_not_compared() {
+    let mut bench = bench().await;
+    for name in ["a", "b", "c"] {
+        bench.put(name, bytes(3, 4 << 20)).await;
+    }
+    bench.copy().await;
+    let mut slow = VerifyOptions::default();
+    slow.read_back = true;
+    slow.bandwidth = NonZeroU64::new(1 << 20);
+    let stop = bench.job.stop.clone();
+    let (ended, ()) = tokio::join!(engine::verify(&bench.job, &slow), async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        stop.cancel();
+    });
+    let run = bench.ended(ended.unwrap()).await;
+    assert_eq!((run.end, run.tally.unchanged), (Some(RunEnd::Interrupted), 0));
+    assert!(bench.outcomes(&run).await.values().all(|outcome| *outcome == Outcome::Unverified));
+    assert_eq!(bench.outcomes(&run).await.len() as u64, run.tally.planned);
+    bench.job.stop = CancellationToken::new();
 }
 
 #[tokio::test]

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering as Atomic};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use futures::TryStreamExt;
-use futures::stream::BoxStream;
+use futures::stream::{BoxStream, Fuse};
+use futures::{StreamExt, TryStreamExt};
 use storage_core::error::{Error, ErrorKind};
 use storage_core::id::{FileId, Prefix};
 use storage_core::metadata::FileMetadata;
@@ -224,13 +224,14 @@ impl Audit<'_> {
 
 /// The target's listing, one file ahead.
 struct Target {
-    files: BoxStream<'static, Result<FileMetadata, Error>>,
+    /// Asked again after its end, once per file that the source has more.
+    files: Fuse<BoxStream<'static, Result<FileMetadata, Error>>>,
     next: Option<FileMetadata>,
 }
 
 impl Target {
     fn new(files: BoxStream<'static, Result<FileMetadata, Error>>) -> Self {
-        Self { files, next: None }
+        Self { files: files.fuse(), next: None }
     }
 
     async fn peek(&mut self) -> Result<Option<&FileMetadata>, Error> {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests make and change files")]
 
+mod audit;
 mod kills;
 mod names;
 mod refusals;

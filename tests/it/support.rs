@@ -521,7 +521,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Reads it, and asserts what must hold of every report of a copy that ended: the sums add up, and the rows
+    /// Reads it, and asserts what must hold of every report of a run that ended: the sums add up, and the rows
     /// say the same as the sums.
     #[track_caller]
     pub(crate) fn read(directory: &Path) -> Self {
@@ -529,7 +529,8 @@ impl Report {
         let mut csv = csv::Reader::from_path(directory.join("files.csv")).unwrap();
         let rows: Vec<BTreeMap<String, String>> = csv.deserialize().map(Result::unwrap).collect();
         let report = Self { json, rows, sums: read(&directory.join("SHA256SUMS")) };
-        let terms = ["copied", "unchanged", "skipped", "failed"];
+        let terms =
+            ["copied", "unchanged", "skipped", "failed", "missing", "different", "unverified", "outdated"];
         let sum: u64 = terms.iter().map(|name| report.sum(name)).sum();
         assert_eq!(report.sum("planned"), sum, "the sums do not add up: {:#}", report.json["sums"]);
         for name in terms {

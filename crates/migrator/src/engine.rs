@@ -190,6 +190,11 @@ fn claim_of(row: &FileRecord, digest: Digest) -> Claim {
     Claim { size: row.size, digest, composite: row.composite, compared }
 }
 
+/// Opens source and ledger side by side.
+fn open_merge(job: &Job) -> Merge {
+    Merge::new(scan::entries(&*job.source, job.filter.clone()), job.ledger.files(FileFilter::default()))
+}
+
 /// An empty source is rather one that is not mounted: nothing is then taken for gone.
 async fn refuse_empty_source(merge: &mut Merge, ledger: &dyn Ledger) -> Result<(), EngineError> {
     if !merge.source_is_empty().await? {

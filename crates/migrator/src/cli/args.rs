@@ -153,7 +153,8 @@ pub enum Command {
     /// Say what a copy would do, and change nothing
     ///
     /// Reads the source and, where there is one, the ledger, and counts what would be copied, what needs
-    /// nothing, and what cannot be copied and why. Writes nothing: not to the target, not to the ledger.
+    /// nothing, and what cannot be copied and why. Changes no file and no ledger; to find out what an S3 target
+    /// can do it writes small objects under `.storage/probe` there, and removes them.
     Plan(Plan),
     /// Copy what is new or changed, and verify every copied file
     ///

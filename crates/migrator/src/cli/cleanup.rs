@@ -1,14 +1,11 @@
 //! `migrator cleanup`
 
-use std::sync::Arc;
-
 use storage_core::storage::Access;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::args;
 use crate::cli::context::Context;
-use crate::cli::watch::progress;
-use crate::engine::{self, Job};
+use crate::engine;
 use crate::failure::{Exit, Failure, Side};
 use crate::ledger::sqlite::OpenMode;
 use crate::quantity::show_count;
@@ -22,19 +19,14 @@ pub(super) async fn run(
     args: &args::Cleanup,
     stop: CancellationToken,
 ) -> Result<Exit, Failure> {
-    let (migration, _) = context.migration(&args.pair, None)?;
-    let ledger = Arc::new(context.open_ledger(&migration, OpenMode::Existing).await?);
-    let source = context.open(&migration.source, Side::Source, Access::ReadOnly).await?;
+    let migration = context.without_source(&args.pair)?;
+    let ledger = context.open_ledger(&migration, OpenMode::Existing).await?;
     let target = context.open(&migration.target, Side::Target, Access::ReadWrite).await?;
-    let mut job = Job::new(Arc::clone(&source.storage), Arc::clone(&target.storage), ledger);
-    job.progress = progress(context.output.clone());
-    job.stop = stop;
-    let cleaned = engine::cleanup(&job, args.older_than).await;
-    drop(job);
-    source.close().await;
+    let cleaned = engine::cleanup(&ledger, &*target.storage, args.older_than, &stop).await;
+    drop(ledger);
     target.close().await;
     let cleaned = cleaned?;
     context.output.text(&format!("{} discarded\n", show_count(cleaned.uploads, "upload")));
     context.output.event("cleanup", &cleaned);
-    Ok(Exit::Ok)
+    Ok(if stop.is_cancelled() { Exit::Interrupted } else { Exit::Ok })
 }

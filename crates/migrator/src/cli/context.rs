@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use s3_server::{RunningServer, Server, ServerConfig};
 use storage_core::backend::local::{Durability, LocalConfig, LocalStorage};
@@ -95,6 +96,20 @@ impl Context {
         Ok((Migration { source, target, ledger }, report))
     }
 
+    /// Finds the ledger and the target of a command that has no use for the source: it may be gone.
+    ///
+    /// # Errors
+    /// As for [`migration`](Self::migration).
+    pub(super) fn without_source(&self, pair: &args::Pair) -> Result<Migration, Failure> {
+        let source = self.place(&pair.source, Side::Target)?;
+        let target = self.place(&pair.target, Side::Target)?;
+        let ledger = match &pair.ledger {
+            Some(path) => resolved(path, "ledger")?,
+            None => self.default_ledger(&source, &target)?,
+        };
+        Ok(Migration { source, target, ledger })
+    }
+
     /// Finds the ledger that a command looks at.
     ///
     /// # Errors
@@ -184,7 +199,12 @@ impl Context {
                 if access == Access::ReadWrite {
                     config = config.with_create_root();
                 }
-                Ok(Opened { storage: self.build(BackendConfig::Local(config)).await?, server: None })
+                let mut layers = self.layers();
+                // The first file of a directory comes when all its names are read and sorted, which for millions
+                // of them on a cold disk takes minutes.
+                layers.timeout = layers.timeout.with_stall(LISTING_STALL);
+                let config = StackConfig::new(BackendConfig::Local(config)).with_layers(layers);
+                Ok(Opened { storage: stack::build(config).await?, server: None })
             }
             Place::S3(s3) => {
                 let mut config =
@@ -228,10 +248,14 @@ impl Context {
     }
 
     async fn build(&self, backend: BackendConfig) -> Result<Arc<dyn FileStorage>, Error> {
+        stack::build(StackConfig::new(backend).with_layers(self.layers())).await
+    }
+
+    fn layers(&self) -> LayersConfig {
         let mut layers = LayersConfig::default();
         // The engine bounds what is in flight; this bound is never the narrower one.
         layers.limit = LimitConfig::default().with_concurrency(LAYER_CONCURRENCY);
-        stack::build(StackConfig::new(backend).with_layers(layers)).await
+        layers
     }
 
     /// Returns the options of a run: the command line's, else the configuration file's.
@@ -275,6 +299,9 @@ pub(super) fn filter(settings: &Settings) -> Result<Filter, Failure> {
 }
 
 const EMBEDDED_BUCKET: &str = "files";
+
+/// How long a directory may take until it yields its first name, or between two.
+const LISTING_STALL: Duration = Duration::from_secs(600);
 
 /// Twice the greatest `--concurrency`: a file may be read from its storage while something is asked of it.
 const LAYER_CONCURRENCY: NonZeroU32 = NonZeroU32::new(512).unwrap();

@@ -34,18 +34,19 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::ledger::{
-    Change, FileFilter, FileRecord, Ledger, Outcome, Published, Recorded, RunEnd, RunId, RunKind, Tally,
+    Change, FileRecord, Ledger, Outcome, Published, Recorded, RunEnd, RunId, RunKind, Tally,
 };
 use crate::plan::{Decision, Merge, MergeError, Step, decide, identity, unfit};
 use crate::progress::{Event, Progress, Snapshot};
-use crate::scan::{self, Entry};
+use crate::scan::Entry;
 use crate::throttle::Throttle;
 use crate::transfer::{Arrived, Journal, Mover, MoverOptions, Resume, TransferError};
 use crate::verify::{Claim, Verdict, by_checksum, by_reading};
 
 use super::recorder::{Recorder, line};
 use super::{
-    CopyOptions, Ended, EngineError, Job, OUTAGE_LIMIT, claim_of, refuse_empty_source, sweep, with_bytes,
+    CopyOptions, Ended, EngineError, Job, OUTAGE_LIMIT, claim_of, open_merge, refuse_empty_source, sweep,
+    with_bytes,
 };
 
 /// How long the target may take to answer the canary before the first file.
@@ -79,6 +80,10 @@ pub async fn copy(job: &Job, options: &CopyOptions) -> Result<Ended, EngineError
     let left_over = sweep::before_copy(&*job.ledger, &*job.target, options.part_size.get()).await?;
     if left_over > 0 {
         tracing::info!(uploads = left_over, "abandoned open uploads of earlier runs");
+    }
+    let mut merge = open_merge(job);
+    if !options.allow_empty_source {
+        refuse_empty_source(&mut merge, &*job.ledger).await?;
     }
     let before = job.progress.snapshot();
     let run = job.ledger.begin_run(RunKind::Copy, env!("CARGO_PKG_VERSION")).await?;
@@ -121,7 +126,7 @@ pub async fn copy(job: &Job, options: &CopyOptions) -> Result<Ended, EngineError
         told: Instant::now(),
         before,
     };
-    let scanned = copying.scan(options.allow_empty_source).await;
+    let scanned = copying.scan(merge).await;
     let scan_complete = matches!(scanned, Ok(true)) && copying.usable;
     if scan_complete {
         job.progress.scan_done();
@@ -178,17 +183,8 @@ struct Copying<'a> {
 
 impl Copying<'_> {
     /// Reads the merge to its end, or until the run is to stop (`Ok(false)`).
-    async fn scan(&mut self, allow_empty: bool) -> Result<bool, EngineError> {
-        let entries = scan::entries(&*self.job.source, self.job.filter.clone());
-        let mut merge = Merge::new(entries, self.job.ledger.files(FileFilter::default()));
+    async fn scan(&mut self, merge: Merge) -> Result<bool, EngineError> {
         let halt = self.worker.halt.clone();
-        if !allow_empty {
-            tokio::select! {
-                biased;
-                () = halt.cancelled() => return Ok(false),
-                refused = refuse_empty_source(&mut merge, &*self.job.ledger) => refused?,
-            }
-        }
         let steps = stream::unfold(Some(merge), async |merge| {
             let mut merge = merge?;
             match merge.next().await {

@@ -8,11 +8,12 @@ use jiff::Timestamp;
 use serde::Serialize;
 use storage_core::id::FileId;
 use storage_core::storage::{FileStorage, UploadTicket};
+use tokio_util::sync::CancellationToken;
 
 use crate::item::State;
 use crate::ledger::{FileFilter, FileRecord, Ledger};
 
-use super::{EngineError, Job};
+use super::EngineError;
 
 /// How far the clocks of this machine and of the target may differ for an upload to be known as begun after
 /// the intent that the ledger holds.
@@ -30,21 +31,27 @@ pub struct Cleaned {
 }
 
 /// Abandons the open uploads of this ledger that no run will resume: those of files that changed or are gone,
-/// those that were begun and never recorded, and those begun longer ago than `older_than`.
+/// those that were begun and never recorded, and those begun longer ago than `older_than`. Once `stop` is
+/// cancelled no further one.
 ///
 /// Uploads of files that the ledger does not know are somebody else's and stay.
 ///
 /// # Errors
 /// [`EngineError::Target`] and [`EngineError::Ledger`].
-pub async fn cleanup(job: &Job, older_than: Duration) -> Result<Cleaned, EngineError> {
-    let Some(uploads) = job.target.resumable() else { return Ok(Cleaned::default()) };
-    let mut cleaned = Cleaned { uploads: recorded_orphans(&*job.ledger, &*job.target).await? };
+pub async fn cleanup(
+    ledger: &dyn Ledger,
+    target: &dyn FileStorage,
+    older_than: Duration,
+    stop: &CancellationToken,
+) -> Result<Cleaned, EngineError> {
+    let Some(uploads) = target.resumable() else { return Ok(Cleaned::default()) };
+    let mut cleaned = Cleaned { uploads: recorded_orphans(ledger, target).await? };
     let aged = SystemTime::now().checked_sub(older_than);
     for ticket in uploads.stale(Duration::ZERO).await.map_err(EngineError::Target)? {
-        if job.stop.is_cancelled() {
+        if stop.is_cancelled() {
             break;
         }
-        let Some(row) = job.ledger.file(&ticket.id).await? else { continue };
+        let Some(row) = ledger.file(&ticket.id).await? else { continue };
         let resumable = row.ticket.as_ref().is_some_and(|open| open.upload == ticket.upload);
         let old = aged.is_some_and(|aged| ticket.started < aged);
         if resumable && !old {

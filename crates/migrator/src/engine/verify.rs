@@ -15,17 +15,17 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::item::State;
-use crate::ledger::{Change, FileFilter, FileRecord, Outcome, OutcomeRecord, RunEnd, RunKind, Tally};
+use crate::ledger::{Change, FileRecord, Outcome, OutcomeRecord, RunEnd, RunKind, Tally};
 use crate::plan::{Merge, Step, identity};
 use crate::progress::{Event, Progress};
-use crate::scan::{self, Entry};
+use crate::scan::Entry;
 use crate::throttle::Throttle;
 use crate::verify::{Claim, Verdict, by_checksum, by_reading, digest_of};
 
 use super::recorder::{Recorder, line};
 use super::{
-    CopyOptions, Ended, EngineError, Job, OUTAGE_LIMIT, VerifyOptions, claim_of, refuse_empty_source,
-    with_bytes,
+    CopyOptions, Ended, EngineError, Job, OUTAGE_LIMIT, VerifyOptions, claim_of, open_merge,
+    refuse_empty_source, with_bytes,
 };
 
 /// Compares every file of the source, by way of the ledger, with the target, and notes what is missing,
@@ -38,6 +38,10 @@ use super::{
 /// # Errors
 /// When source, target or ledger cannot be read to their end.
 pub async fn verify(job: &Job, options: &VerifyOptions) -> Result<Ended, EngineError> {
+    let mut merge = open_merge(job);
+    if !options.allow_empty_source {
+        refuse_empty_source(&mut merge, &*job.ledger).await?;
+    }
     let before = job.progress.snapshot();
     let run = job.ledger.begin_run(RunKind::Verify, env!("CARGO_PKG_VERSION")).await?;
     job.progress.tell(&Event::Run { run, kind: RunKind::Verify });
@@ -62,12 +66,11 @@ pub async fn verify(job: &Job, options: &VerifyOptions) -> Result<Ended, EngineE
         tally: Tally::default(),
         scanned_to: None,
         usable: true,
-        allow_empty_source: options.allow_empty_source,
     };
     let walked = tokio::select! {
         biased;
         () = halt.cancelled() => Ok(false),
-        walked = audit.walk() => walked,
+        walked = audit.walk(merge) => walked,
     };
     if matches!(walked, Ok(true)) {
         job.progress.scan_done();
@@ -117,17 +120,11 @@ struct Audit<'a> {
     tally: Tally,
     scanned_to: Option<FileId>,
     usable: bool,
-    allow_empty_source: bool,
 }
 
 impl Audit<'_> {
     /// Walks source, ledger and target to their ends; `Ok(false)` where the target is out of reach.
-    async fn walk(&mut self) -> Result<bool, EngineError> {
-        let entries = scan::entries(&*self.job.source, self.job.filter.clone());
-        let mut merge = Merge::new(entries, self.job.ledger.files(FileFilter::default()));
-        if !self.allow_empty_source {
-            refuse_empty_source(&mut merge, &*self.job.ledger).await?;
-        }
+    async fn walk(&mut self, mut merge: Merge) -> Result<bool, EngineError> {
         let mut target = Target::new(self.job.target.list(&Prefix::all(), ListOptions::default()));
         while let Some(step) = merge.next().await? {
             let id = match &step {

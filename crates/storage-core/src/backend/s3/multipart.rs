@@ -360,13 +360,18 @@ impl Inner {
         let composite = digests.map(|digests| CompositeDigest::of_parts(ticket.part_size, &digests));
         match self.complete(op, key, &ticket.upload, parts, &finish.when).await? {
             Complete::Done(etag) => {
-                let file = self
+                let mut file = self
                     .stored(&ticket.id, key, op)
                     .await
                     .map_err(|error| error.with_effect(Effect::Applied))?;
-                // Somebody else may have written since; then what is stored says nothing of this upload.
-                if file.version == Some(super::object::version(&etag)) {
+                let published = Some(super::object::version(&etag));
+                if file.version == published {
                     self.compare(op, &file, size, composite, finish.digest)?;
+                } else {
+                    // Somebody else has written since: what is stored says nothing of this upload, whose receipt
+                    // must not name a version that nobody has compared.
+                    file = FileMetadata::new(ticket.id.clone(), size);
+                    file.version = published;
                 }
                 Ok(self.receipt(file, composite.is_some(), finish.digest))
             }

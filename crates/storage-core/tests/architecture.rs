@@ -60,6 +60,7 @@ const S3_SERVER: &[Row] = &[
     ("condition", &["error", "etag"]),
     ("keys", &["error"]),
     ("refuse", &["error"]),
+    ("part_tag", &["checksum", "error", "etag"]),
     ("upload_id", &["error"]),
     ("listing", &["error", "keys"]),
     ("config", &["hook"]),
@@ -75,12 +76,13 @@ const S3_SERVER: &[Row] = &[
             "etag",
             "keys",
             "listing",
+            "part_tag",
             "receive",
             "refuse",
             "upload_id",
         ],
     ),
-    ("http", &["hook", "receive"]),
+    ("http", &["checksum", "error", "hook", "receive"]),
     ("server", &["config", "gateway", "http"]),
 ];
 

@@ -14,22 +14,6 @@ use tokio::process::Command;
 
 use crate::support::{BUCKET, MIB, start};
 
-/// Finds a client in `RIG_BIN`, else where the rigs keep theirs. A missing one is said, or, with `RIG_REQUIRED=1`,
-/// fails the test.
-fn find(tool: &str) -> Option<PathBuf> {
-    let directory = std::env::var_os("RIG_BIN").map(PathBuf::from).or_else(|| {
-        let home = std::env::var_os("HOME")?;
-        Some(PathBuf::from(home).join(".cache/storage-rig/venv/bin"))
-    });
-    let path = directory.map(|directory| directory.join(tool)).filter(|path| path.is_file());
-    if path.is_none() {
-        let required = std::env::var_os("RIG_REQUIRED").is_some_and(|value| value == "1");
-        assert!(!required, "{tool} is not here and RIG_REQUIRED is set");
-        eprintln!("SKIP: {tool} is not here; set RIG_BIN to the directory that holds it");
-    }
-    path
-}
-
 struct Client {
     tool: PathBuf,
     server: RunningServer,
@@ -40,7 +24,7 @@ struct Client {
 impl Client {
     /// Starts a server over memory, or over a directory, and a client that knows it.
     async fn new(tool: &str, local: bool) -> Option<Self> {
-        let tool = find(tool)?;
+        let tool = test_rig::tools::require(tool)?;
         let (home, root) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let storage: Arc<dyn FileStorage> = if local {
             Arc::new(LocalStorage::open(LocalConfig::new(root.path())).await.unwrap())

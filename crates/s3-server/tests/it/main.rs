@@ -1,6 +1,5 @@
 //! The server as its clients see it.
 #![expect(clippy::disallowed_methods, reason = "tests write their trees plainly")]
-#![expect(clippy::print_stderr, reason = "a skipped test says so")]
 
 mod api;
 mod clients;

@@ -24,6 +24,7 @@ mod copy;
 mod recorder;
 mod sweep;
 mod verify;
+mod worker;
 
 /// Files in a row that fail because the target is out of reach before a run gives up.
 const OUTAGE_LIMIT: u32 = 16;

@@ -16,38 +16,30 @@
 //!
 //! Nothing is ever deleted from the target.
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream;
-use storage_core::error::{Effect, Error, ErrorKind, Op, Retry};
+use storage_core::error::ErrorKind;
 use storage_core::id::FileId;
 use storage_core::metadata::FileMetadata;
-use storage_core::storage::{FileStorage, PartReceipt, UploadTicket, Verified};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
-use crate::ledger::{
-    Change, FileRecord, Ledger, Outcome, Published, Recorded, RunEnd, RunId, RunKind, Tally,
-};
-use crate::plan::{Decision, Merge, MergeError, Step, decide, identity, unfit};
-use crate::progress::{Event, Progress, Snapshot};
+use crate::item::State;
+use crate::ledger::{Change, Outcome, RunEnd, RunKind};
+use crate::plan::{Decision, Merge, MergeError, Step, decide, unfit};
+use crate::progress::{Event, Snapshot};
 use crate::scan::Entry;
 use crate::throttle::Throttle;
-use crate::transfer::{Arrived, Journal, Mover, MoverOptions, Resume, TransferError};
-use crate::verify::{Claim, Verdict, by_checksum, by_reading};
+use crate::transfer::{Mover, MoverOptions};
 
 use super::recorder::{Recorder, line};
-use super::{
-    CopyOptions, Ended, EngineError, Job, OUTAGE_LIMIT, claim_of, open_merge, refuse_empty_source, sweep,
-    with_bytes,
-};
+use super::worker::{Again, Work, Worker, intent};
+use super::{CopyOptions, Ended, EngineError, Job, open_merge, refuse_empty_source, sweep, with_bytes};
 
 /// How long the target may take to answer the canary before the first file.
 const PROBE_DEADLINE: Duration = Duration::from_secs(30);
@@ -60,9 +52,6 @@ const BATCH: usize = 128;
 
 /// Least time between two attempts at a file, so that a file that is being written has a chance to be done.
 const PAUSE: Duration = Duration::from_secs(1);
-
-/// Files that wait for another attempt; beyond that a failed attempt is final, so that memory stays bounded.
-const AGAIN_AT_MOST: usize = 10_000;
 
 /// How often the ledger is told how far the run is.
 const CHECKPOINT: Duration = Duration::from_secs(5);
@@ -271,7 +260,7 @@ impl Copying<'_> {
             Step::Entry(Entry::Foreign { subject, reason, .. }, row) => {
                 self.plan_entry();
                 // It was a file once. Noted first, as what it is now is what the run tells of it.
-                if let Some(row) = row.filter(|row| row.state != crate::item::State::Gone) {
+                if let Some(row) = row.filter(|row| row.state != State::Gone) {
                     self.worker.recorder.note(Change::Gone { id: row.id }, None).await;
                 }
                 Change::Noted(line(&subject, Outcome::Skipped, &reason, None, None))
@@ -291,7 +280,7 @@ impl Copying<'_> {
                 Change::Noted(line(file.id.as_str(), Outcome::Excluded, "", None, Some(file.size)))
             }
             Step::Absent(row, Outcome::Gone) => {
-                if row.state == crate::item::State::Gone {
+                if row.state == State::Gone {
                     return;
                 }
                 Change::Gone { id: row.id }
@@ -445,353 +434,5 @@ impl Copying<'_> {
     }
 }
 
-/// A file and what is to be done with it.
-#[derive(Clone, Debug)]
-struct Work {
-    file: FileMetadata,
-    decision: Decision,
-    row: Option<FileRecord>,
-    attempt: u32,
-}
-
 /// The next attempt at a file; nothing where the file is no more; or why there is none.
 type NextAttempt = Result<Option<Work>, (Work, &'static str, String)>;
-
-#[derive(Debug)]
-struct Again {
-    work: Work,
-    since: Instant,
-}
-
-/// What the workers of a run have in common.
-#[derive(Debug, Default)]
-struct Shared {
-    tally: Mutex<Tally>,
-    again: Mutex<Vec<Again>>,
-    /// Files of which an upload may have begun that nobody knows.
-    unanswered: Mutex<BTreeSet<FileId>>,
-    failure: Mutex<Option<EngineError>>,
-    outages: AtomicU32,
-}
-
-impl Shared {
-    fn add(&self, change: impl FnOnce(&mut Tally)) {
-        change(&mut self.tally.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    fn tally(&self) -> Tally {
-        *self.tally.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn take_again(&self) -> Vec<Again> {
-        std::mem::take(&mut *self.again.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Keeps a file for another attempt, or gives it back where there are too many.
-    fn keep_again(&self, work: Work) -> Option<Work> {
-        let mut again = self.again.lock().unwrap_or_else(PoisonError::into_inner);
-        if again.len() >= AGAIN_AT_MOST {
-            return Some(work);
-        }
-        again.push(Again { work, since: Instant::now() });
-        None
-    }
-
-    fn unanswered(&self) -> MutexGuard<'_, BTreeSet<FileId>> {
-        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn take_failure(&self) -> Option<EngineError> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
-
-/// Copies one file at a time.
-#[derive(Clone, Debug)]
-struct Worker {
-    mover: Mover,
-    source: Arc<dyn FileStorage>,
-    target: Arc<dyn FileStorage>,
-    ledger: Arc<dyn Ledger>,
-    throttle: Option<Arc<Throttle>>,
-    attempts: u32,
-    run: RunId,
-    recorder: Recorder,
-    progress: Progress,
-    halt: CancellationToken,
-    shared: Arc<Shared>,
-}
-
-impl Worker {
-    async fn run(self, work: Work, _permit: OwnedSemaphorePermit) {
-        let _active = self.progress.active();
-        match self.attempt(&work).await {
-            Ok(()) => self.shared.outages.store(0, Ordering::Relaxed),
-            Err(error) => self.failed(work, error).await,
-        }
-    }
-
-    async fn attempt(&self, work: &Work) -> Result<(), TransferError> {
-        if work.decision == Decision::Confirm && self.confirm_earlier(work).await? {
-            return Ok(());
-        }
-        let file = &work.file;
-        let resume = self.resume(work).await?;
-        let journal: Arc<dyn Journal> =
-            Arc::new(LedgerJournal { ledger: Arc::clone(&self.ledger), run: self.run });
-        let arrived = self.mover.transfer(file, resume, &journal).await?;
-        self.shared.add(|tally| {
-            tally.parts_sent += arrived.parts_sent;
-            tally.parts_resumed += arrived.parts_resumed;
-        });
-        self.published(work, &arrived).await
-    }
-
-    /// Records what arrived, and compares its bytes where the target did not.
-    async fn published(&self, work: &Work, arrived: &Arrived) -> Result<(), TransferError> {
-        let file = &work.file;
-        let published = Published {
-            digest: arrived.digest,
-            composite: arrived.composite,
-            target_version: arrived.version.clone(),
-            verified: arrived.verified,
-        };
-        let change = Change::Published { id: file.id.clone(), published, attempts: work.attempt };
-        self.recorder.note(change, Some(file.size)).await;
-        if arrived.verified != Verified::No {
-            return Ok(());
-        }
-        let claim =
-            Claim { size: file.size, digest: arrived.digest, composite: arrived.composite, compared: None };
-        match self.read_back(&file.id, arrived.version.as_ref(), &claim).await? {
-            Verdict::Match(by) => {
-                self.confirmed(work, by).await;
-                Ok(())
-            }
-            other => {
-                // What is published is not what was sent: it is no longer something that only has to be compared.
-                self.recorder.note(intent(file), None).await;
-                Err(TransferError::Target(
-                    Error::new(ErrorKind::Integrity, Op::Download)
-                        .with_id(&file.id)
-                        .with_message(format!("read back after the copy: {other}")),
-                ))
-            }
-        }
-    }
-
-    async fn confirmed(&self, work: &Work, by: Verified) {
-        let change = Change::Confirmed { id: work.file.id.clone(), by, attempts: Some(work.attempt) };
-        self.recorder.note(change, Some(work.file.size)).await;
-    }
-
-    async fn read_back(
-        &self,
-        id: &FileId,
-        version: Option<&storage_core::metadata::Version>,
-        claim: &Claim,
-    ) -> Result<Verdict, TransferError> {
-        tokio::select! {
-            biased;
-            () = self.halt.cancelled() => Err(TransferError::Interrupted),
-            verdict = by_reading(&*self.target, id, version, claim, self.throttle.as_ref(), &self.progress) => {
-                verdict.map_err(TransferError::Target)
-            }
-        }
-    }
-
-    /// An earlier run published the file and ended before its bytes were compared. False: they are not right,
-    /// and the file is to be copied.
-    async fn confirm_earlier(&self, work: &Work) -> Result<bool, TransferError> {
-        let Some(row) = &work.row else { return Ok(false) };
-        if let Some(digest) = row.digest {
-            let claim = claim_of(row, digest);
-            let id = &work.file.id;
-            let mut verdict = by_checksum(&*self.target, id, &claim).await.map_err(TransferError::Target)?;
-            if matches!(verdict, Verdict::Unproven(_)) {
-                verdict = self.read_back(id, None, &claim).await?;
-            }
-            if let Verdict::Match(by) = verdict {
-                self.confirmed(work, by).await;
-                return Ok(true);
-            }
-        }
-        let recorded = self.ledger.record(self.run, vec![intent(&work.file)]).await;
-        match recorded.map_err(|error| TransferError::Journal(Box::new(error)))?.as_slice() {
-            [Recorded::Done] => Ok(false),
-            _ => Err(TransferError::Journal("the ledger refused an intent".into())),
-        }
-    }
-
-    /// Returns what the ledger knows of an open upload of this very version.
-    async fn resume(&self, work: &Work) -> Result<Option<Resume>, TransferError> {
-        let Some(row) = &work.row else { return Ok(None) };
-        let same = row.size == work.file.size && row.source_version == identity(&work.file);
-        let Some(ticket) = row.ticket.clone().filter(|_| same) else { return Ok(None) };
-        let parts = self
-            .ledger
-            .parts(&work.file.id)
-            .await
-            .map_err(|error| TransferError::Journal(Box::new(error)))?;
-        Ok(Some(Resume { ticket, parts }))
-    }
-
-    async fn failed(&self, work: Work, error: TransferError) {
-        if let TransferError::Target(error) = &error
-            && error.op() == Op::BeginUpload
-            && error.effect() != Effect::None
-        {
-            self.shared.unanswered().insert(work.file.id.clone());
-        }
-        let next = self.next_step(&work, &error);
-        let (reason, detail) = words(&error);
-        if let Next::Again = next {
-            self.progress.retry(work.file.id.as_str(), work.attempt, &detail);
-            self.shared.add(|tally| tally.retries += 1);
-            if let Some(work) = self.shared.keep_again(work) {
-                self.give_up(&work, &reason, &detail).await;
-            }
-            return;
-        }
-        if let Next::Vanished = next {
-            return self.vanished(&work.file).await;
-        }
-        self.give_up(&work, &reason, &detail).await;
-        if let Next::Halt = next {
-            self.fail_run(match error {
-                TransferError::Source(error) => EngineError::Source(error),
-                TransferError::Target(error) => EngineError::Target(error),
-                TransferError::Journal(error) => match error.downcast() {
-                    Ok(error) => EngineError::Ledger(*error),
-                    Err(error) => EngineError::Internal(error.to_string()),
-                },
-                TransferError::Interrupted => return,
-            });
-        }
-    }
-
-    fn next_step(&self, work: &Work, error: &TransferError) -> Next {
-        let more = work.attempt < self.attempts && !self.halt.is_cancelled();
-        let again = if more { Next::Again } else { Next::GiveUp };
-        match error {
-            TransferError::Interrupted => Next::GiveUp,
-            TransferError::Journal(_) => Next::Halt,
-            TransferError::Source(error) => match error.kind() {
-                ErrorKind::SourceChanged | ErrorKind::VersionMismatch => again,
-                ErrorKind::NotFound => Next::Vanished,
-                _ if error.retry() != Retry::Never => again,
-                _ => Next::GiveUp,
-            },
-            TransferError::Target(error) => match error.kind() {
-                // Every further file would fail alike.
-                ErrorKind::Unauthenticated | ErrorKind::Misconfigured | ErrorKind::StorageFull => Next::Halt,
-                ErrorKind::NoSuchUpload | ErrorKind::Integrity => again,
-                _ if error.is_outage() => {
-                    let outages = self.shared.outages.fetch_add(1, Ordering::Relaxed) + 1;
-                    if outages >= OUTAGE_LIMIT { Next::Halt } else { again }
-                }
-                _ if error.retry() != Retry::Never => again,
-                _ => Next::GiveUp,
-            },
-        }
-    }
-
-    async fn intend(&self, intents: Vec<Change>) -> Result<(), EngineError> {
-        let recorded = self.ledger.record(self.run, intents).await?;
-        if recorded.contains(&Recorded::Stale) {
-            return Err(EngineError::Internal("the ledger refused an intent".to_owned()));
-        }
-        Ok(())
-    }
-
-    async fn give_up(&self, work: &Work, reason: &str, detail: &str) {
-        let change = Change::Failed {
-            id: work.file.id.clone(),
-            reason: reason.to_owned(),
-            detail: detail.to_owned(),
-            attempts: work.attempt,
-        };
-        self.recorder.note(change, Some(work.file.size)).await;
-    }
-
-    /// The file was there when the source was listed and is no more: nothing of it is left to copy.
-    async fn vanished(&self, file: &FileMetadata) {
-        self.recorder.note(Change::Gone { id: file.id.clone() }, None).await;
-        let line = line(file.id.as_str(), Outcome::Skipped, "vanished", None, Some(file.size));
-        self.recorder.note(Change::Noted(line), Some(file.size)).await;
-    }
-
-    /// Ends the run; the first reason counts.
-    fn fail_run(&self, error: EngineError) {
-        self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-        self.halt.cancel();
-    }
-
-    async fn look_again(&self, file: &FileMetadata) -> Result<Option<FileMetadata>, Error> {
-        match self.source.metadata(&file.id).await {
-            Ok(file) => Ok(Some(file)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-}
-
-enum Next {
-    Again,
-    GiveUp,
-    Vanished,
-    Halt,
-}
-
-fn words(error: &TransferError) -> (String, String) {
-    match error {
-        TransferError::Source(error) => match error.kind() {
-            ErrorKind::SourceChanged | ErrorKind::VersionMismatch => {
-                ("changing".to_owned(), format!("source: {error}"))
-            }
-            kind => (kind.as_str().to_owned(), format!("source: {error}")),
-        },
-        TransferError::Target(error) => (error.kind().as_str().to_owned(), format!("target: {error}")),
-        TransferError::Journal(error) => ("ledger".to_owned(), error.to_string()),
-        TransferError::Interrupted => ("interrupted".to_owned(), "the run was stopped".to_owned()),
-    }
-}
-
-fn intent(file: &FileMetadata) -> Change {
-    Change::Intend { id: file.id.clone(), size: file.size, source_version: identity(file) }
-}
-
-/// The steps of an upload in parts, in the ledger.
-#[derive(Debug)]
-struct LedgerJournal {
-    ledger: Arc<dyn Ledger>,
-    run: RunId,
-}
-
-impl LedgerJournal {
-    async fn record(&self, change: Change) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        match self.ledger.record(self.run, vec![change]).await?.first() {
-            Some(Recorded::Done) => Ok(()),
-            _ => Err("the ledger does not expect this step of an upload".into()),
-        }
-    }
-}
-
-#[async_trait]
-impl Journal for LedgerJournal {
-    async fn begun(&self, ticket: &UploadTicket) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        self.record(Change::UploadBegun { ticket: ticket.clone() }).await
-    }
-
-    async fn stored(
-        &self,
-        ticket: &UploadTicket,
-        part: &PartReceipt,
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        self.record(Change::PartStored { id: ticket.id.clone(), part: part.clone() }).await
-    }
-
-    async fn ended(&self, ticket: &UploadTicket) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        self.record(Change::UploadEnded { id: ticket.id.clone() }).await
-    }
-}

@@ -15,6 +15,7 @@ mod root;
 mod sidecar;
 mod staged;
 mod walk;
+mod xattr;
 
 use std::sync::Arc;
 use std::time::Duration;

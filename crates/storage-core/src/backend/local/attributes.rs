@@ -1,27 +1,21 @@
-//! What is kept of a file besides its bytes: one extended attribute, set before the file is published.
+//! What is kept of a file besides its bytes.
 //!
 //! A file can be edited in place by whoever has the directory, and its extended attributes stay. So the
 //! attributes say which bytes they describe, by size and modification time (both survive the `rename` that
 //! publishes, which the change time does not): of an edited file digest and composite are ignored. A change
 //! that keeps both is what the digest is there to find.
 
-use std::fs::File;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{Stat, XattrFlags, fgetxattr, fgetxattr_query, fsetxattr};
-use rustix::io::Errno;
+use rustix::fs::Stat;
 use serde::{Deserialize, Serialize};
 
-use super::error::failed;
-use super::root::{Root, identity, modified_parts};
-use super::sidecar::Sidecar;
+use super::root::{identity, modified_parts};
 use crate::checksum::{CompositeDigest, Digest};
 use crate::error::{Error, ErrorKind, Op, Result};
 use crate::id::FileId;
 use crate::metadata::{FileMetadata, Tags, guess_content_type};
 use crate::storage::UploadOptions;
-
-const NAME: &str = "user.storage.attributes";
 
 /// As stored, in compact JSON.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,52 +86,6 @@ impl Attributes {
     /// Tells whether they are those of the bytes that `stat` tells of.
     pub(super) fn describe(&self, stat: &Stat) -> bool {
         self.size == stat.st_size as u64 && self.modified == modified_parts(stat)
-    }
-
-    /// Puts them on a file that is not published yet. Where the file system has no extended attributes, or no
-    /// room for these, they go into a sidecar.
-    pub(super) fn store(&mut self, root: &Root, id: &FileId, file: &File, op: Op) -> Result<Option<Sidecar>> {
-        let stat = rustix::fs::fstat(file).map_err(|errno| failed(op, errno))?;
-        self.bind(&stat);
-        let json = serde_json::to_vec(self).map_err(|error| unwritable(op, error))?;
-        match fsetxattr(file, NAME, &json, XattrFlags::empty()) {
-            Ok(()) => Ok(None),
-            // Not supported; or larger than a block of ext4, the 64 KiB of xfs, the limit of the kernel.
-            Err(
-                Errno::NOTSUP | Errno::NOSYS | Errno::NOSPC | Errno::TOOBIG | Errno::RANGE | Errno::DQUOT,
-            ) => Sidecar::create(root, id, self, file, op).map(Some),
-            Err(errno) => Err(failed(op, errno)),
-        }
-    }
-
-    /// Reads those of an open file; nothing where it has none, as a file that was put there by other means.
-    pub(super) fn load(root: &Root, id: &FileId, file: &File, stat: &Stat, op: Op) -> Result<Option<Self>> {
-        let json = match read(file) {
-            Ok(json) => json,
-            Err(Errno::NODATA | Errno::NOTSUP | Errno::NOSYS) => return Sidecar::load(root, id, stat, op),
-            Err(errno) => return Err(failed(op, errno)),
-        };
-        match serde_json::from_slice(&json) {
-            Ok(attributes) => Ok(Some(attributes)),
-            Err(error) => {
-                tracing::warn!(id = id.as_str(), %error, "extended attribute {NAME} is not readable, ignored");
-                Ok(None)
-            }
-        }
-    }
-}
-
-fn read(file: &File) -> Result<Vec<u8>, Errno> {
-    let mut buffer = vec![0; 1024];
-    loop {
-        match fgetxattr(file, NAME, &mut buffer[..]) {
-            Ok(length) => {
-                buffer.truncate(length);
-                return Ok(buffer);
-            }
-            Err(Errno::RANGE) => buffer.resize(fgetxattr_query(file, NAME)?, 0),
-            Err(errno) => return Err(errno),
-        }
     }
 }
 

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use super::attributes::{Attributes, metadata};
 use super::error::failed;
 use super::root::{Root, foreign_name, identity, not_a_file};
+use super::xattr;
 use crate::body::read_file;
 use crate::checksum::VerifyingStream;
 use crate::error::{Error, ErrorKind, Op, Result};
@@ -81,7 +82,7 @@ impl Root {
                 FileType::Directory => return Err(self.not_found(op)),
                 other => return Err(not_a_file(op, foreign_name(other).unwrap_or("device"))),
             }
-            let attributes = Attributes::load(self, id, &file, &stat, op)?;
+            let attributes = xattr::load(self, id, &file, &stat, op)?;
             if attributes.is_none() && !self.is_current(&file, op)? {
                 // Replaced since it was opened, and its sidecar went with it: the new version is what to read.
                 continue;

@@ -20,9 +20,9 @@ use rustix::io::Errno;
 use super::attributes::{Attributes, metadata};
 use super::config::Durability;
 use super::error::failed;
-use super::owner;
 use super::root::{PRUNE_RACES, Root, foreign_name, identity, lock, not_a_file, pruned_again};
 use super::sidecar::Sidecar;
+use super::{owner, xattr};
 use crate::checksum::{Digest, Hasher, Mismatch};
 use crate::error::{Effect, Error, ErrorKind, Op, Result};
 use crate::id::FileId;
@@ -77,7 +77,7 @@ impl Staged {
         attributes.digest = Some(digest);
         // Sooner than the bytes are synced, which is the dear part; what counts is the check in `place`.
         check_early(&root, &id, &when, op)?;
-        let sidecar = attributes.store(&root, &id, &temp.file, op)?;
+        let sidecar = xattr::store(&mut attributes, &root, &id, &temp.file, op)?;
         fchmod(&temp.file, root.private(op)?.file_mode).map_err(|errno| failed(op, errno))?;
         if root.durability == Durability::Durable {
             temp.file.sync_all().map_err(|error| failed(op, error))?;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use storage_core::checksum::Digest;
+use storage_core::id::FileId;
 use storage_core::storage::{Capabilities, FileStorage};
 use tokio_util::sync::CancellationToken;
 
@@ -189,6 +190,31 @@ fn with_bytes(mut tally: Tally, progress: &Progress, before: &Snapshot) -> Tally
 fn claim_of(row: &FileRecord, digest: Digest) -> Claim {
     let compared = row.target_version.clone().zip(row.verified);
     Claim { size: row.size, digest, composite: row.composite, compared }
+}
+
+/// Ends a run in the ledger; what the run failed with counts before what the ledger says to its end.
+async fn close(
+    job: &Job,
+    run: RunId,
+    tally: Tally,
+    scanned_to: Option<FileId>,
+    scan_complete: bool,
+    failure: Option<EngineError>,
+) -> Result<Ended, EngineError> {
+    let end = match (&failure, job.stop.is_cancelled()) {
+        (Some(_), _) => RunEnd::Aborted,
+        (None, true) => RunEnd::Interrupted,
+        (None, false) => RunEnd::Complete,
+    };
+    let closed = async {
+        job.ledger.checkpoint(run, tally, scanned_to).await?;
+        job.ledger.finish_run(run, end, tally, scan_complete).await
+    };
+    let closed = closed.await;
+    match failure {
+        Some(failure) => Err(failure),
+        None => closed.map(|()| Ended { run, end }).map_err(EngineError::Ledger),
+    }
 }
 
 /// Opens source and ledger side by side.

@@ -30,7 +30,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
 use crate::item::State;
-use crate::ledger::{Change, Outcome, RunEnd, RunKind};
+use crate::ledger::{Change, Outcome, RunKind};
 use crate::plan::{Decision, Merge, MergeError, Step, decide, unfit};
 use crate::progress::{Event, Snapshot};
 use crate::scan::Entry;
@@ -39,7 +39,9 @@ use crate::transfer::{Mover, MoverOptions};
 
 use super::recorder::{Recorder, line};
 use super::worker::{Again, Work, Worker, intent};
-use super::{CopyOptions, Ended, EngineError, Job, open_merge, refuse_empty_source, sweep, with_bytes};
+use super::{
+    CopyOptions, Ended, EngineError, Job, close, open_merge, refuse_empty_source, sweep, with_bytes,
+};
 
 /// How long the target may take to answer the canary before the first file.
 const PROBE_DEADLINE: Duration = Duration::from_secs(30);
@@ -139,21 +141,8 @@ pub async fn copy(job: &Job, options: &CopyOptions) -> Result<Ended, EngineError
     drop(worker);
     let recorded = recording.close().await;
     let failure = scanned.err().or(recorded.err()).or(shared.take_failure()).or(swept);
-    let end = match (&failure, job.stop.is_cancelled()) {
-        (Some(_), _) => RunEnd::Aborted,
-        (None, true) => RunEnd::Interrupted,
-        (None, false) => RunEnd::Complete,
-    };
     let tally = with_bytes(shared.tally(), &job.progress, &before);
-    let closed = async {
-        job.ledger.checkpoint(run, tally, scanned_to).await?;
-        job.ledger.finish_run(run, end, tally, scan_complete).await
-    };
-    let closed = closed.await;
-    match failure {
-        Some(failure) => Err(failure),
-        None => closed.map(|()| Ended { run, end }).map_err(EngineError::Ledger),
-    }
+    close(job, run, tally, scanned_to, scan_complete, failure).await
 }
 
 /// The run as a whole: one task reads the merge and hands files to workers.

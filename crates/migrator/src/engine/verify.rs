@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::item::State;
-use crate::ledger::{Change, FileRecord, Outcome, OutcomeRecord, RunEnd, RunKind, Tally};
+use crate::ledger::{Change, FileRecord, Outcome, OutcomeRecord, RunKind, Tally};
 use crate::plan::{Merge, Step, identity};
 use crate::progress::{Event, Progress};
 use crate::scan::Entry;
@@ -24,7 +24,7 @@ use crate::verify::{Claim, Verdict, by_checksum, by_reading, digest_of};
 
 use super::recorder::{Recorder, line};
 use super::{
-    CopyOptions, Ended, EngineError, Job, OUTAGE_LIMIT, VerifyOptions, claim_of, open_merge,
+    CopyOptions, Ended, EngineError, Job, OUTAGE_LIMIT, VerifyOptions, claim_of, close, open_merge,
     refuse_empty_source, with_bytes,
 };
 
@@ -94,21 +94,8 @@ pub async fn verify(job: &Job, options: &VerifyOptions) -> Result<Ended, EngineE
     let outage = shared.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
     let scan_complete = matches!(walked, Ok(true)) && usable;
     let failure = walked.err().or(recorded.err()).or(outage.map(EngineError::Target));
-    let end = match (&failure, job.stop.is_cancelled()) {
-        (Some(_), _) => RunEnd::Aborted,
-        (None, true) => RunEnd::Interrupted,
-        (None, false) => RunEnd::Complete,
-    };
     let tally = with_bytes(tally, &job.progress, &before);
-    let closed = async {
-        job.ledger.checkpoint(run, tally, scanned_to).await?;
-        job.ledger.finish_run(run, end, tally, scan_complete).await
-    };
-    let closed = closed.await;
-    match failure {
-        Some(failure) => Err(failure),
-        None => closed.map(|()| Ended { run, end }).map_err(EngineError::Ledger),
-    }
+    close(job, run, tally, scanned_to, scan_complete, failure).await
 }
 
 /// The run as a whole: one task walks the three sides and hands files to workers.

@@ -119,7 +119,7 @@ pub async fn copy(job: &Job, options: &CopyOptions) -> Result<Ended, EngineError
     };
     let scanned = copying.scan(merge).await;
     let scan_complete = matches!(scanned, Ok(true)) && copying.usable;
-    if scan_complete {
+    if matches!(scanned, Ok(true)) {
         job.progress.scan_done();
     }
     if scanned.is_err() {

@@ -15,9 +15,11 @@
 pub mod attributes;
 mod canary;
 mod capabilities;
+mod carrier;
 mod client;
 mod config;
 mod copy;
+mod direct;
 mod error;
 mod list;
 mod multipart;
@@ -37,6 +39,7 @@ use tokio::sync::Semaphore;
 pub use self::config::S3Config;
 
 use self::capabilities::Features;
+use self::carrier::{Carrier, Fastest, Sdk};
 use self::client::Clients;
 use self::error::Request;
 use crate::body::Body;
@@ -79,6 +82,7 @@ struct Inner {
     config: S3Config,
     key_prefix: String,
     clients: Arc<Clients>,
+    carrier: Arc<dyn Carrier>,
     features: Features,
     part_permits: Arc<Semaphore>,
     /// Objects greater than this are copied in parts.
@@ -144,9 +148,12 @@ impl fmt::Debug for S3Storage {
 impl Inner {
     async fn new(config: S3Config, features: Features) -> Result<Self> {
         config.check()?;
+        let clients = Arc::new(Clients::build(&config).await);
+        let sdk = Sdk { clients: Arc::clone(&clients), bucket: config.bucket.clone() };
         Ok(Self {
             key_prefix: config.key_prefix(),
-            clients: Arc::new(Clients::build(&config).await),
+            carrier: Arc::new(Fastest::new(sdk)),
+            clients,
             features,
             part_permits: Arc::new(Semaphore::new(config.parts_in_flight)),
             copy_limit: MAX_COPY,
@@ -159,6 +166,7 @@ impl Inner {
             config: self.config.clone(),
             key_prefix: self.key_prefix.clone(),
             clients: Arc::clone(&self.clients),
+            carrier: Arc::clone(&self.carrier),
             features: self.features,
             part_permits: Arc::clone(&self.part_permits),
             copy_limit: self.copy_limit,

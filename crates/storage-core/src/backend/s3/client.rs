@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use aws_config::{BehaviorVersion, Region};
+use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::config::retry::RetryConfig;
@@ -19,10 +20,10 @@ use super::error::{Failure, Request};
 use crate::error::{Effect, Error, Result};
 
 /// Time to connect: one lost SYN and its repetition after 1 s, and one after 3 s, are still noticed.
-const CONNECT_TIMEOUT: Duration = Duration::from_millis(3_100);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_millis(3_100);
 
 /// A stream that moves no byte for so long has stalled.
-const STALL_GRACE: Duration = Duration::from_secs(20);
+pub(super) const STALL_GRACE: Duration = Duration::from_secs(20);
 
 const DEFAULT_REGION: &str = "us-east-1";
 
@@ -31,6 +32,7 @@ const DEFAULT_REGION: &str = "us-east-1";
 pub(super) struct Clients {
     clients: Vec<Client>,
     last_good: AtomicUsize,
+    credentials: Option<SharedCredentialsProvider>,
     storage: String,
 }
 
@@ -77,12 +79,32 @@ impl Clients {
                 |endpoint: &String| Client::from_conf(builder.clone().endpoint_url(endpoint).build());
             config.endpoints.iter().map(client).collect()
         };
-        Self { clients, last_good: AtomicUsize::new(0), storage: config.name.clone() }
+        Self {
+            clients,
+            last_good: AtomicUsize::new(0),
+            credentials: shared.credentials_provider(),
+            storage: config.name.clone(),
+        }
     }
 
     /// Returns the client that answered last.
     pub(super) fn current(&self) -> &Client {
         &self.clients[self.last_good.load(Ordering::Relaxed) % self.clients.len()]
+    }
+
+    /// Returns the client of an endpoint.
+    pub(super) fn client(&self, endpoint: usize) -> &Client {
+        &self.clients[endpoint % self.clients.len()]
+    }
+
+    /// Returns the number of endpoints.
+    pub(super) fn count(&self) -> usize {
+        self.clients.len()
+    }
+
+    /// Returns the chain that the clients take their credentials from.
+    pub(super) fn credentials(&self) -> Option<SharedCredentialsProvider> {
+        self.credentials.clone()
     }
 
     /// Sends a request, to the next node where one cannot be reached.
@@ -106,6 +128,23 @@ impl Clients {
         F: FnMut(Client) -> Fut,
         Fut: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
     {
+        let send = |endpoint: usize| {
+            let answer = send(self.clients[endpoint].clone());
+            async { answer.await.map_err(|error| Failure::of(&error)) }
+        };
+        self.each(request, send).await
+    }
+
+    /// Sends to the endpoint that answered last, and to the next where one cannot be reached.
+    pub(super) async fn each<T, F, Fut>(
+        &self,
+        request: Request<'_>,
+        mut send: F,
+    ) -> Result<T, (Failure, Effect)>
+    where
+        F: FnMut(usize) -> Fut,
+        Fut: Future<Output = Result<T, Failure>>,
+    {
         let count = self.clients.len();
         let first = self.last_good.load(Ordering::Relaxed);
         let mut effect = Effect::None;
@@ -113,13 +152,12 @@ impl Clients {
         loop {
             let index = (first + tried) % count;
             tried += 1;
-            match send(self.clients[index].clone()).await {
+            match send(index).await {
                 Ok(answer) => {
                     self.last_good.store(index, Ordering::Relaxed);
                     return Ok(answer);
                 }
-                Err(error) => {
-                    let failure = Failure::of(&error);
+                Err(failure) => {
                     if failure.effect(request) == Effect::Unknown {
                         effect = Effect::Unknown;
                     }

@@ -117,6 +117,36 @@ impl Failure {
         failure
     }
 
+    /// Of a request that could not be made.
+    pub(super) fn not_built(message: String) -> Self {
+        Self::without_answer(Stage::NotBuilt, message)
+    }
+
+    /// Of a request for which no connection came about.
+    pub(super) fn not_connected(message: String) -> Self {
+        Self::without_answer(Stage::NotConnected, message)
+    }
+
+    /// Of a request that was sent, in part or whole, and of whose answer nothing came.
+    pub(super) fn unanswered(message: String) -> Self {
+        Self::without_answer(Stage::NoAnswer, message)
+    }
+
+    fn without_answer(stage: Stage, message: String) -> Self {
+        Self { stage, status: None, code: None, message: Some(message), retry_after: None }
+    }
+
+    /// Of a request that was answered with no success.
+    pub(super) fn answered(
+        status: u16,
+        code: Option<String>,
+        message: Option<String>,
+        retry_after: Option<u64>,
+    ) -> Self {
+        let retry_after = retry_after.map(|seconds| Duration::from_secs(seconds).min(MAX_RETRY_AFTER));
+        Self { stage: Stage::Answered, status: Some(status), code, message, retry_after }
+    }
+
     pub(super) fn status(&self) -> Option<u16> {
         self.status
     }

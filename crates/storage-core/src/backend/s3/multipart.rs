@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_sdk_s3::operation::list_parts::ListPartsOutput;
-use aws_sdk_s3::primitives::ByteStream as SdkStream;
 use aws_sdk_s3::types::{
     ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart, EncodingType,
 };
@@ -19,10 +18,10 @@ use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 
+use super::carrier::{Of, Put};
 use super::error::Request;
 use super::list::decode_key;
 use super::object::{Headers, read_range, sha256, time};
-use super::signing::PayloadDigest;
 use super::{Inner, conditions};
 use crate::body::Body;
 use crate::checksum::{CompositeDigest, Digest, Hasher, Mismatch};
@@ -163,23 +162,15 @@ impl Inner {
         bytes: Bytes,
         digest: Digest,
     ) -> Result<String> {
-        let answer = self
-            .clients
-            .call(Request::write(op), |client| {
-                client
-                    .upload_part()
-                    .bucket(&self.config.bucket)
-                    .key(key)
-                    .upload_id(upload)
-                    .part_number(part_number(number))
-                    .set_checksum_sha256(self.features.sends_checksums.then(|| digest.to_base64()))
-                    .body(SdkStream::from(bytes.clone()))
-                    .customize()
-                    .interceptor(PayloadDigest(digest))
-                    .send()
-            })
-            .await?;
-        answer.e_tag.ok_or_else(|| self.fail(ErrorKind::Other, op).with_message("the server named no part"))
+        let put = Put {
+            key,
+            of: Of::Part { upload, number },
+            bytes: &bytes,
+            payload: digest,
+            checksum: self.features.sends_checksums.then_some(digest),
+        };
+        let etag = self.carry(Request::write(op), put).await?;
+        etag.ok_or_else(|| self.fail(ErrorKind::Other, op).with_message("the server named no part"))
     }
 
     /// Completes an upload. An error inside a 200 is an error here.

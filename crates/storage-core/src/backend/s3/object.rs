@@ -13,8 +13,8 @@ use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::attributes::{self, Attributes, HEADER_PREFIX};
+use super::carrier::{Of, Put};
 use super::error::{Request, innermost};
-use super::signing::PayloadDigest;
 use super::{Inner, conditions};
 use crate::body::{Body, ByteStream};
 use crate::checksum::{CompositeDigest, Digest, Mismatch, VerifyingStream};
@@ -276,27 +276,22 @@ impl Inner {
         headers: &Headers,
         when: &Precondition,
     ) -> Result<Option<String>> {
-        let (if_match, if_none_match) = conditions(when);
-        let answer = self
-            .clients
-            .call(Request::write(op).with_when(when), |client| {
-                client
-                    .put_object()
-                    .bucket(&self.config.bucket)
-                    .key(key)
-                    .content_type(&headers.content_type)
-                    .set_metadata(headers.metadata())
-                    .set_tagging(headers.tagging.clone())
-                    .set_if_match(if_match.clone())
-                    .set_if_none_match(if_none_match.clone())
-                    .set_checksum_sha256(self.features.sends_checksums.then(|| checksum.to_base64()))
-                    .body(SdkStream::from(bytes.clone()))
-                    .customize()
-                    .interceptor(PayloadDigest(payload))
-                    .send()
-            })
-            .await?;
-        Ok(answer.e_tag)
+        let put = Put {
+            key,
+            of: Of::Object { headers, when },
+            bytes: &bytes,
+            payload,
+            checksum: self.features.sends_checksums.then_some(checksum),
+        };
+        self.carry(Request::write(op).with_when(when), put).await
+    }
+
+    /// Sends a PUT, to the next endpoint where one cannot be reached, and returns the ETag.
+    pub(super) async fn carry(&self, request: Request<'_>, put: Put<'_>) -> Result<Option<String>> {
+        self.clients
+            .each(request, |endpoint| self.carrier.put(endpoint, put))
+            .await
+            .map_err(|(failure, effect)| self.clients.error(failure, request, effect))
     }
 
     pub(super) async fn head(&self, key: &str, op: Op) -> Result<HeadObjectOutput> {

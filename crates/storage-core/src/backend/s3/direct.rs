@@ -1,0 +1,246 @@
+//! `PutObject` and `UploadPart` over bare HTTP/1.1 connections, signed with `aws-sigv4`.
+//!
+//! Where to send and what to sign for is not guessed: the SDK presigns a URL, without a request, and its host, path
+//! and credential scope are taken over ([`Base::of`]). So virtual hosts, path style, dual stack, FIPS and custom
+//! endpoints are what they are for the SDK.
+//!
+//! Nothing is repeated here, and no redirect is followed: a [`Failure`] says what happened, as the SDK's would.
+
+mod connections;
+mod identity;
+
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use aws_sdk_s3::presigning::PresigningConfig;
+use aws_sigv4::http_request::{
+    PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningSettings,
+    UriPathNormalizationMode, sign,
+};
+use aws_sigv4::sign::v4;
+use aws_smithy_runtime_api::client::identity::Identity;
+use aws_smithy_xml::decode::{Document, try_data};
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH, RETRY_AFTER, USER_AGENT};
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Method, Response, Uri};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use self::connections::{Connections, Payload};
+use self::identity::IdentityCache;
+use super::attributes::HEADER_PREFIX;
+use super::carrier::{Carrier, Of, Put};
+use super::client::Clients;
+use super::conditions;
+use super::error::Failure;
+
+/// What an error's answer may have; more is not read.
+const MAX_ERROR_BYTES: usize = 64 << 10;
+
+/// All but the unreserved characters of RFC 3986 section 2.3: what SigV4 encodes ("Create a canonical request", AWS
+/// IAM User Guide).
+const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Keys keep their slashes.
+const PATH: &AsciiSet = &QUERY.remove(b'/');
+
+const AGENT: &str = concat!("storage-core/", env!("CARGO_PKG_VERSION"));
+
+const CHECKSUM: HeaderName = HeaderName::from_static("x-amz-checksum-sha256");
+const TAGGING: HeaderName = HeaderName::from_static("x-amz-tagging");
+
+/// The key that is presigned to learn what stands before it.
+const MARK: &str = "key";
+
+/// Sends the two requests itself.
+#[derive(Debug)]
+pub(super) struct Direct {
+    /// One per endpoint.
+    bases: Vec<Base>,
+    identity: IdentityCache,
+    connections: Connections,
+}
+
+/// What all requests to one endpoint have in common.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Base {
+    /// `https://host:port/` and what else stands before a key.
+    url: String,
+    /// The region of the credential scope.
+    region: String,
+}
+
+impl Base {
+    /// Reads it out of a URL that the SDK presigned for the key [`MARK`].
+    fn of(presigned: &str) -> Result<Self, &'static str> {
+        let url = url::Url::parse(presigned).map_err(|_| "the SDK's URL cannot be read")?;
+        let query = |name: &str| url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value);
+        if query("X-Amz-Algorithm").as_deref() != Some("AWS4-HMAC-SHA256") {
+            return Err("the bucket is signed for by another algorithm than SigV4");
+        }
+        let credential = query("X-Amz-Credential").ok_or("the SDK's URL names no credential")?;
+        let scope: Vec<&str> = credential.rsplitn(4, '/').collect();
+        let [terminator, service, region, _] = scope[..] else {
+            return Err("the SDK's URL has another credential scope than SigV4's");
+        };
+        if (terminator, service) != ("aws4_request", "s3") || query("X-Amz-S3session-Token").is_some() {
+            return Err("the bucket is signed for by another scope than S3's");
+        }
+        let before = url.path().strip_suffix(MARK).ok_or("the SDK's URL does not end in the key")?;
+        let origin = url.origin().ascii_serialization();
+        Ok(Self { url: format!("{origin}{before}"), region: region.to_owned() })
+    }
+}
+
+impl Direct {
+    /// Finds out where the SDK would send to; a reason where what it would send is not what is sent here.
+    pub(super) async fn find(clients: &Clients, bucket: &str) -> Result<Self, &'static str> {
+        let provider = clients.credentials().ok_or("there is no credential chain")?;
+        let expiry = PresigningConfig::expires_in(Duration::from_secs(60)).map_err(|_| "no expiry")?;
+        let mut bases = Vec::new();
+        for endpoint in 0..clients.count() {
+            let request = clients.client(endpoint).put_object().bucket(bucket).key(MARK);
+            let presigned = request.presigned(expiry.clone()).await;
+            bases.push(Base::of(presigned.map_err(|_| "the SDK cannot sign")?.uri())?);
+        }
+        let tls = bases.iter().any(|base| base.url.starts_with("https:"));
+        Ok(Self { bases, identity: IdentityCache::new(provider), connections: Connections::new(tls)? })
+    }
+}
+
+#[async_trait]
+impl Carrier for Direct {
+    async fn put(&self, endpoint: usize, put: Put<'_>) -> Result<Option<String>, Failure> {
+        let identity = self.identity.get().await?;
+        let base = &self.bases[endpoint % self.bases.len()];
+        let parts = request(base, &put, &identity, SystemTime::now()).map_err(Failure::not_built)?;
+        let answer = self.connections.send(parts, Payload::new(put.bytes.clone())).await?;
+        if answer.status().is_success() {
+            let etag = answer.headers().get(ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
+            // The connection is free for the next request once the answer has been read.
+            let rest = Limited::new(answer.into_body(), MAX_ERROR_BYTES).collect().await;
+            drop(rest);
+            return Ok(etag);
+        }
+        Err(refusal(answer).await)
+    }
+}
+
+/// Writes out and signs a request, but for its body.
+fn request(base: &Base, put: &Put<'_>, identity: &Identity, time: SystemTime) -> Result<Parts, String> {
+    let key = utf8_percent_encode(put.key, PATH);
+    let uri = match put.of {
+        Of::Object { .. } => format!("{}{key}?x-id=PutObject", base.url),
+        Of::Part { upload, number } => {
+            let upload = utf8_percent_encode(upload, QUERY);
+            format!("{}{key}?x-id=UploadPart&partNumber={number}&uploadId={upload}", base.url)
+        }
+    };
+    let uri: Uri = uri.parse().map_err(|error| format!("the URL cannot be made: {error}"))?;
+    let (mut parts, ()) = http::Request::new(()).into_parts();
+    parts.method = Method::PUT;
+    parts.uri = uri;
+    let headers = &mut parts.headers;
+    // `User-Agent` is not signed: proxies change it.
+    headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+    headers.insert(CONTENT_LENGTH, put.bytes.len().into());
+    let value = |text: &str| {
+        HeaderValue::from_str(text).map_err(|_| "an attribute cannot be a header's value".to_owned())
+    };
+    match put.of {
+        Of::Object { headers: attributes, when } => {
+            headers.insert(CONTENT_TYPE, value(&attributes.content_type)?);
+            for (name, text) in &attributes.metadata {
+                let name = HeaderName::try_from(format!("{HEADER_PREFIX}{name}"))
+                    .map_err(|_| format!("{name:?} cannot be the name of metadata"))?;
+                headers.insert(name, value(text)?);
+            }
+            if let Some(tagging) = &attributes.tagging {
+                headers.insert(TAGGING, value(tagging)?);
+            }
+            let (if_match, if_none_match) = conditions(when);
+            for (name, condition) in [(IF_MATCH, if_match), (IF_NONE_MATCH, if_none_match)] {
+                if let Some(condition) = condition {
+                    headers.insert(name, value(&condition)?);
+                }
+            }
+        }
+        Of::Part { .. } => {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+        }
+    }
+    if let Some(checksum) = put.checksum {
+        headers.insert(CHECKSUM, value(&checksum.to_base64())?);
+    }
+    let signature = signature(base, put, identity, time, &parts)?;
+    for (name, text) in signature {
+        let name = HeaderName::try_from(name).map_err(|error| error.to_string())?;
+        let mut text = value(&text)?;
+        text.set_sensitive(true);
+        parts.headers.insert(name, text);
+    }
+    Ok(parts)
+}
+
+fn signature(
+    base: &Base,
+    put: &Put<'_>,
+    identity: &Identity,
+    time: SystemTime,
+    parts: &Parts,
+) -> Result<Vec<(&'static str, String)>, String> {
+    let mut settings = SigningSettings::default();
+    settings.percent_encoding_mode = PercentEncodingMode::Single;
+    settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
+    settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
+    let params = v4::SigningParams::builder()
+        .identity(identity)
+        .region(&base.region)
+        .name("s3")
+        .time(time)
+        .settings(settings)
+        .build()
+        .map_err(|error| error.to_string())?
+        .into();
+    let headers = parts.headers.iter().filter_map(|(name, text)| Some((name.as_str(), text.to_str().ok()?)));
+    let body = SignableBody::Precomputed(put.payload.to_string());
+    let signable = SignableRequest::new(parts.method.as_str(), parts.uri.to_string(), headers, body)
+        .map_err(|error| error.to_string())?;
+    let (instructions, _) = sign(signable, &params).map_err(|error| error.to_string())?.into_parts();
+    let (headers, _) = instructions.into_parts();
+    Ok(headers.into_iter().map(|header| (header.name(), header.value().to_owned())).collect())
+}
+
+/// Reads what a server says with a status that is no success.
+async fn refusal(answer: Response<Incoming>) -> Failure {
+    let status = answer.status().as_u16();
+    let retry_after =
+        answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    // Without its text the answer is still one: the status says most of it.
+    let text = match Limited::new(answer.into_body(), MAX_ERROR_BYTES).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(_) => Bytes::new(),
+    };
+    let (code, message) = std::str::from_utf8(&text).ok().and_then(error_of).unwrap_or_default();
+    Failure::answered(status, code, message, retry_after)
+}
+
+/// Reads `<Error><Code>..</Code><Message>..</Message></Error>` ("Error responses", Amazon S3 API Reference).
+fn error_of(text: &str) -> Option<(Option<String>, Option<String>)> {
+    let mut document = Document::try_from(text.as_bytes()).ok()?;
+    let mut root = document.root_element().ok()?;
+    if !root.start_el().matches("Error") {
+        return None;
+    }
+    let (mut code, mut message) = (None, None);
+    while let Some(mut tag) = root.next_tag() {
+        if tag.start_el().matches("Code") {
+            code = try_data(&mut tag).ok().map(|text| text.trim().to_owned());
+        } else if tag.start_el().matches("Message") {
+            message = try_data(&mut tag).ok().map(|text| text.into_owned());
+        }
+    }
+    Some((code, message))
+}

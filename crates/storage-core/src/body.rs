@@ -43,7 +43,10 @@ pub trait BodySource: fmt::Debug + Send + Sync + 'static {
 
 /// Replayable bytes of known size. A clone is a reference count.
 #[derive(Clone, Debug)]
-pub struct Body(Arc<dyn BodySource>);
+pub struct Body {
+    source: Arc<dyn BodySource>,
+    digest: Option<Digest>,
+}
 
 impl Body {
     /// Takes bytes that are in memory.
@@ -80,7 +83,7 @@ impl Body {
 
     /// Takes any source.
     pub fn from_source(source: impl BodySource) -> Self {
-        Self(Arc::new(source))
+        Self { source: Arc::new(source), digest: None }
     }
 
     /// Reads a one-shot stream to its end: into memory up to `memory_limit` bytes, beyond that into an
@@ -128,9 +131,24 @@ impl Body {
         .await
     }
 
+    /// Says the SHA-256 of the bytes, which the caller has computed from these very bytes in memory: a storage that
+    /// needs it need not hash them again.
+    ///
+    /// Not for what is only expected of the bytes, which is an option of the upload and is compared.
+    #[must_use]
+    pub fn with_digest(mut self, digest: Digest) -> Self {
+        self.digest = Some(digest);
+        self
+    }
+
+    /// Returns the SHA-256 of the bytes where it is known already.
+    pub fn known_digest(&self) -> Option<Digest> {
+        self.digest
+    }
+
     /// Returns the number of bytes.
     pub fn size(&self) -> u64 {
-        self.0.size()
+        self.source.size()
     }
 
     /// Opens all bytes.
@@ -138,7 +156,7 @@ impl Body {
     /// # Errors
     /// Those of the source.
     pub async fn open(&self) -> Result<ByteStream> {
-        self.0.open(0..self.size()).await
+        self.source.open(0..self.size()).await
     }
 
     /// Opens the bytes of `range`.
@@ -150,7 +168,7 @@ impl Body {
             return Err(Error::new(ErrorKind::InvalidInput, Op::ReadBody)
                 .with_message(format!("range {range:?} of a body of {} bytes", self.size())));
         }
-        self.0.open(range).await
+        self.source.open(range).await
     }
 
     /// Reads the bytes of `range` into memory.
@@ -168,14 +186,17 @@ impl Body {
 
     /// Returns the bytes where they are in memory already.
     pub fn in_memory(&self) -> Option<&Bytes> {
-        self.0.in_memory()
+        self.source.in_memory()
     }
 
-    /// Reads all bytes and returns their SHA-256.
+    /// Returns the SHA-256 of all bytes, which are read where it is not known.
     ///
     /// # Errors
     /// Those of [`open`](Self::open) and of the stream.
     pub async fn digest(&self) -> Result<Digest> {
+        if let Some(known) = self.digest {
+            return Ok(known);
+        }
         let mut stream = self.open().await?;
         let mut hasher = Hasher::new();
         while let Some(piece) = stream.try_next().await? {
@@ -341,6 +362,12 @@ pub fn read_file(file: Arc<File>, identity: Identity, range: Range<u64>) -> Byte
         }
     })
     .boxed()
+}
+
+/// Reads a range that is no longer than [`READ_CHUNK`] at once, on a thread that may block. Like [`read_file`], fails
+/// where the identity does not hold after the last byte.
+pub fn read_whole(file: &File, identity: Identity, range: Range<u64>) -> Result<Bytes> {
+    Ok(read_chunk(file, identity, range)?.map_or_else(Bytes::new, |(bytes, _)| bytes))
 }
 
 /// Reads the next chunk of `rest`; the chunk that completes it is handed out only after the identity held.

@@ -238,12 +238,13 @@ impl Mismatch {
 }
 
 /// A stream that ends in [`ErrorKind::Integrity`] instead of a clean end when its bytes are too few, too many
-/// or not those expected.
+/// or not those expected. With nothing expected they are only counted.
 ///
 /// A reader that stops early has seen unverified bytes; one that reads to the end knows.
 pub struct VerifyingStream<S> {
     inner: S,
     verifier: Option<Verifier>,
+    ended: bool,
     left: u64,
     size: u64,
     id: FileId,
@@ -255,7 +256,8 @@ impl<S> VerifyingStream<S> {
     pub fn new(inner: S, size: u64, expected: Option<Expected>, id: FileId, storage: &str) -> Self {
         Self {
             inner,
-            verifier: Some(Verifier::new(expected)),
+            verifier: expected.map(|expected| Verifier::new(Some(expected))),
+            ended: false,
             left: size,
             size,
             id,
@@ -264,7 +266,7 @@ impl<S> VerifyingStream<S> {
     }
 
     fn fail(&mut self, error: Error) -> Error {
-        self.verifier = None;
+        self.ended = true;
         error.with_id(&self.id).with_storage(&self.storage)
     }
 }
@@ -274,7 +276,7 @@ impl<S: Stream<Item = Result<Bytes>> + Unpin> Stream for VerifyingStream<S> {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
-        if this.verifier.is_none() {
+        if this.ended {
             return Poll::Ready(None);
         }
         let item = std::task::ready!(Pin::new(&mut this.inner).poll_next(cx));
@@ -292,7 +294,7 @@ impl<S: Stream<Item = Result<Bytes>> + Unpin> Stream for VerifyingStream<S> {
                 Some(Ok(bytes))
             }
             Some(Err(error)) => {
-                this.verifier = None;
+                this.ended = true;
                 Some(Err(error))
             }
             None if this.left > 0 => {
@@ -302,10 +304,13 @@ impl<S: Stream<Item = Result<Bytes>> + Unpin> Stream for VerifyingStream<S> {
                 ));
                 Some(Err(this.fail(error)))
             }
-            None => match this.verifier.take().map(Verifier::finish) {
-                Some(Err(mismatch)) => Some(Err(this.fail(mismatch.into_error(Op::Download)))),
-                _ => None,
-            },
+            None => {
+                this.ended = true;
+                match this.verifier.take().map(Verifier::finish) {
+                    Some(Err(mismatch)) => Some(Err(this.fail(mismatch.into_error(Op::Download)))),
+                    _ => None,
+                }
+            }
         })
     }
 }

@@ -441,6 +441,9 @@ pub struct DownloadOptions {
     pub range: Option<ByteRange>,
     /// [`Precondition::Version`] reads that version or fails; default: none.
     pub when: Precondition,
+    /// The caller compares all bytes with [`FileMetadata::expected`] itself, so a storage that would do so may
+    /// leave it out; default: false. For layers and copiers, which hash what they read anyway.
+    pub unverified: bool,
 }
 
 impl DownloadOptions {
@@ -455,6 +458,13 @@ impl DownloadOptions {
     #[must_use]
     pub fn with_when(mut self, when: Precondition) -> Self {
         self.when = when;
+        self
+    }
+
+    /// Sets whether the caller compares the bytes itself.
+    #[must_use]
+    pub fn with_unverified(mut self, unverified: bool) -> Self {
+        self.unverified = unverified;
         self
     }
 }

@@ -98,10 +98,11 @@ const MIGRATOR: &[Row] = &[
     // What happens is told in the words of the book: outcomes, kinds of run.
     ("progress", &["ledger"]),
     ("throttle", &[]),
+    ("lanes", &[]),
     // Siblings: neither knows the other, nor the ledger.
-    ("transfer", &["progress", "throttle"]),
+    ("transfer", &["lanes", "progress", "throttle"]),
     ("verify", &["progress", "throttle"]),
-    ("engine", &["item", "ledger", "plan", "progress", "scan", "throttle", "transfer", "verify"]),
+    ("engine", &["item", "lanes", "ledger", "plan", "progress", "scan", "throttle", "transfer", "verify"]),
     ("metrics", &["progress"]),
     ("report", &["item", "ledger", "quantity"]),
     ("web", &["quantity", "report"]),

@@ -121,9 +121,10 @@ impl LocalStorage {
         };
         let root = Arc::clone(&self.root);
         if let Some(bytes) = body.in_memory().cloned() {
+            let known = body.known_digest();
             return blocking(OP, move || {
                 let mut staged = Staged::create(&root, OP)?;
-                staged.write(&bytes, OP)?;
+                staged.write_all(&bytes, known, OP)?;
                 staged.publish(publication)
             })
             .await;

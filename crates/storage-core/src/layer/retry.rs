@@ -25,7 +25,7 @@ use self::policy::{Budget, RetryConfig, delay};
 use self::resume::{Relisting, Resuming};
 use super::metered::names;
 use super::parts_of;
-use crate::body::Body;
+use crate::body::{Body, ByteStream};
 use crate::checksum::{CompositeDigest, Digest, Hasher, Verifier, VerifyingStream};
 use crate::error::{Effect, Error, ErrorKind, Op, Result};
 use crate::id::{FileId, Prefix};
@@ -287,12 +287,24 @@ impl FileStorage for RetryStorage {
     }
 
     async fn download(&self, id: &FileId, options: DownloadOptions) -> Result<Download> {
-        let whole = options.range.is_none();
-        let mut download = self.run(Op::Download, || self.inner.download(id, options.clone())).await?;
-        let Some(version) = download.metadata.version.clone() else { return Ok(download) };
         if !self.shared.config.resume_downloads {
-            return Ok(download);
+            return self.run(Op::Download, || self.inner.download(id, options.clone())).await;
         }
+        // What is put together here is compared here, and once.
+        let whole = options.range.is_none();
+        let inner = options.clone().with_unverified(options.unverified || whole);
+        let mut download = self.run(Op::Download, || self.inner.download(id, inner.clone())).await?;
+        let verified = |body: ByteStream, metadata: &FileMetadata| {
+            if !whole {
+                return body;
+            }
+            let expected = metadata.expected().filter(|_| !options.unverified);
+            VerifyingStream::new(body, metadata.size, expected, id.clone(), self.inner.name()).boxed()
+        };
+        let Some(version) = download.metadata.version.clone() else {
+            download.body = verified(download.body, &download.metadata);
+            return Ok(download);
+        };
         let resuming = Resuming {
             inner: Arc::clone(&self.inner),
             attempts: Attempts { shared: Arc::clone(&self.shared), op: Op::Download, made: 0, lost: false },
@@ -302,13 +314,7 @@ impl FileStorage for RetryStorage {
             position: download.range.start,
             end: download.range.end,
         };
-        download.body = resuming.into_stream();
-        if whole {
-            let FileMetadata { size, .. } = download.metadata;
-            let expected = download.metadata.expected();
-            let name = self.inner.name();
-            download.body = VerifyingStream::new(download.body, size, expected, id.clone(), name).boxed();
-        }
+        download.body = verified(resuming.into_stream(), &download.metadata);
         Ok(download)
     }
 

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use futures::{StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt, stream};
 use rustix::fs::{AtFlags, FileType, OFlags, Stat, statat};
 use rustix::io::Errno;
 
@@ -11,7 +11,7 @@ use super::attributes::{Attributes, metadata};
 use super::error::failed;
 use super::root::{Root, foreign_name, identity, not_a_file};
 use super::xattr;
-use crate::body::read_file;
+use crate::body::{READ_CHUNK, read_file, read_whole};
 use crate::checksum::VerifyingStream;
 use crate::error::{Error, ErrorKind, Op, Result};
 use crate::id::FileId;
@@ -51,13 +51,20 @@ impl Opened {
                     .with_message(format!("range {range:?} of a file of {size} bytes"))
             })?,
         };
+        let expected = metadata.expected().filter(|_| range == (0..size) && !options.unverified);
         let (named, name) = (id.clone(), storage.to_owned());
-        let bytes = read_file(Arc::new(self.file), identity(&self.stat), range.clone())
-            .map_err(move |error| error.with_op(Op::Download).with_id(&named).with_storage(&name));
-        let expected = metadata.expected().filter(|_| range == (0..size));
+        let told = move |error: Error| error.with_op(Op::Download).with_id(&named).with_storage(&name);
+        let identity = identity(&self.stat);
+        let bytes = if range.end - range.start <= READ_CHUNK as u64 {
+            // Here is a thread that may block: one more hop for a single read would cost more than the read.
+            let read = read_whole(&self.file, identity, range.clone()).map_err(told)?;
+            stream::iter((!read.is_empty()).then_some(Ok(read))).boxed()
+        } else {
+            read_file(Arc::new(self.file), identity, range.clone()).map_err(told).boxed()
+        };
         let body = match expected {
             Some(_) => VerifyingStream::new(bytes, size, expected, id.clone(), storage).boxed(),
-            None => bytes.boxed(),
+            None => bytes,
         };
         Ok(Download::new(metadata, range, body))
     }

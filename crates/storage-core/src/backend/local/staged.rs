@@ -33,6 +33,8 @@ pub(super) struct Staged {
     root: Arc<Root>,
     temp: Temp,
     hasher: Hasher,
+    /// Of all bytes, where it was given with them.
+    known: Option<Digest>,
     size: u64,
 }
 
@@ -50,13 +52,24 @@ pub(super) struct Publication {
 impl Staged {
     pub(super) fn create(root: &Arc<Root>, op: Op) -> Result<Self> {
         let temp = Temp::create(&root.private(op)?.tmp, op)?;
-        Ok(Self { root: Arc::clone(root), temp, hasher: Hasher::new(), size: 0 })
+        Ok(Self { root: Arc::clone(root), temp, hasher: Hasher::new(), known: None, size: 0 })
     }
 
     /// Adds the next bytes.
     pub(super) fn write(&mut self, bytes: &[u8], op: Op) -> Result<()> {
         (&self.temp.file).write_all(bytes).map_err(|error| failed(op, error))?;
         self.hasher.update(bytes);
+        self.size += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Writes all bytes, of which the digest may be known.
+    pub(super) fn write_all(&mut self, bytes: &[u8], digest: Option<Digest>, op: Op) -> Result<()> {
+        if digest.is_none() {
+            return self.write(bytes, op);
+        }
+        (&self.temp.file).write_all(bytes).map_err(|error| failed(op, error))?;
+        self.known = digest;
         self.size += bytes.len() as u64;
         Ok(())
     }
@@ -68,9 +81,9 @@ impl Staged {
 
     /// Puts the file in its place, whole and with its attributes, or leaves everything as it was.
     pub(super) fn publish(self, publication: Publication) -> Result<Receipt> {
-        let Self { root, mut temp, hasher, .. } = self;
+        let Self { root, mut temp, hasher, known, .. } = self;
         let Publication { id, op, mut attributes, when, expected, permit } = publication;
-        let digest = hasher.finish();
+        let digest = known.unwrap_or_else(|| hasher.finish());
         if let Some(&expected) = expected.iter().find(|&&expected| expected != digest) {
             return Err(Mismatch { expected, actual: digest }.into_error(op));
         }

@@ -225,7 +225,7 @@ impl Inner {
             .map_err(|error| error.with_op(Op::Upload).with_storage(&self.config.name))?;
         if body.size() <= part_size {
             let bytes = read_range(&body, 0..body.size()).await?;
-            self.put(id, key, bytes, options).await
+            self.put(id, key, bytes, body.known_digest(), options).await
         } else {
             self.upload_in_parts(id, key, body, part_size, options).await
         }
@@ -233,21 +233,27 @@ impl Inner {
 
     /// Stores bytes in one request, hashed once: the digest is the signature's payload hash, the checksum
     /// header, the metadata and the receipt.
-    async fn put(&self, id: &FileId, key: String, bytes: Bytes, options: UploadOptions) -> Result<Receipt> {
-        let digest = match options.digest {
+    async fn put(
+        &self,
+        id: &FileId,
+        key: String,
+        bytes: Bytes,
+        known: Option<Digest>,
+        options: UploadOptions,
+    ) -> Result<Receipt> {
+        let digest = match (known, options.digest) {
+            (Some(known), _) => known,
             // The server compares the bytes with it.
-            Some(known) if self.features.put_sha256 => known,
-            Some(known) => {
-                let actual = sha256(bytes.clone()).await;
-                if actual != known {
-                    return Err(Mismatch { expected: known, actual }
-                        .into_error(Op::Upload)
-                        .with_storage(&self.config.name));
-                }
-                actual
-            }
-            None => sha256(bytes.clone()).await,
+            (None, Some(expected)) if self.features.put_sha256 => expected,
+            (None, _) => sha256(bytes.clone()).await,
         };
+        if let Some(expected) = options.digest
+            && expected != digest
+        {
+            return Err(Mismatch { expected, actual: digest }
+                .into_error(Op::Upload)
+                .with_storage(&self.config.name));
+        }
         let headers = self.headers(id, &options, Some(digest), None, Op::Upload)?;
         let size = bytes.len() as u64;
         let answer =
@@ -440,7 +446,7 @@ impl Inner {
             let tags = self.object_tags(&self.any_key(id), op).await?;
             file.tags.extend(tags);
         }
-        let expected = (wanted == (0..size)).then(|| file.expected()).flatten();
+        let expected = file.expected().filter(|_| wanted == (0..size) && !options.unverified);
         let mut pieces = self.pieces(id, body);
         let length = wanted.end - wanted.start;
         if sent != wanted {

@@ -22,6 +22,7 @@ pub use self::sweep::{Cleaned, cleanup};
 pub use self::verify::verify;
 
 mod copy;
+mod crew;
 mod recorder;
 mod sweep;
 mod verify;
@@ -141,6 +142,9 @@ pub enum EngineError {
         /// That the ledger does not hold as gone already.
         files: u64,
     },
+    /// The system has no thread or descriptor left.
+    #[error("cannot start the threads of the run: {0}")]
+    Threads(#[source] std::io::Error),
     /// A part of the program ended early: a defect.
     #[error("internal error: {0}")]
     Internal(String),

@@ -240,6 +240,8 @@ impl From<EngineError> for Failure {
                 "check that the source is mounted and is the right one; if it is really empty now, say so with \
                  --allow-empty-source: what is in the target stays",
             ),
+            EngineError::Threads(error) => Self::new(Exit::Internal, format!("cannot start the threads of the run: {error}"))
+                .with_hint("raise the limits on processes and open files (ulimit -u, ulimit -n), or lower --concurrency"),
             EngineError::Internal(reason) => Self::internal(reason),
         }
     }

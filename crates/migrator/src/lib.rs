@@ -7,6 +7,7 @@ pub mod config;
 pub mod engine;
 pub mod failure;
 pub mod item;
+pub mod lanes;
 pub mod ledger;
 pub mod plan;
 pub mod progress;

@@ -33,8 +33,9 @@ use bytes::Bytes;
 use futures::stream::Fuse;
 use futures::{StreamExt, TryStreamExt};
 use storage_core::body::{Body, BodySource, ByteStream};
-use storage_core::checksum::{CompositeDigest, Digest, Hasher};
+use storage_core::checksum::{CompositeDigest, Digest, Expected, Hasher, Mismatch, Verifier};
 use storage_core::error::{Error, ErrorKind, Op};
+use storage_core::id::FileId;
 use storage_core::metadata::{FileMetadata, Version};
 use storage_core::storage::{
     ByteRange, DownloadOptions, FileStorage, FinishOptions, PartNumber, PartReceipt, Precondition, Receipt,
@@ -44,6 +45,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::lanes::Lanes;
 use crate::progress::Progress;
 use crate::throttle::Throttle;
 
@@ -115,6 +117,7 @@ pub struct Mover {
     slot_count: u32,
     buffers: Pool,
     throttle: Option<Arc<Throttle>>,
+    lanes: Lanes,
     progress: Progress,
     stop: CancellationToken,
 }
@@ -128,6 +131,8 @@ pub struct MoverOptions {
     pub part_size: NonZeroU64,
     /// What the source is read with; nothing: no limit.
     pub throttle: Option<Arc<Throttle>>,
+    /// Where parts are sent, beside the reading of the next.
+    pub lanes: Lanes,
 }
 
 impl Mover {
@@ -152,6 +157,7 @@ impl Mover {
                 usize::try_from(options.part_size.get()).unwrap_or(usize::MAX),
             ),
             throttle: options.throttle,
+            lanes: options.lanes,
             progress,
             stop,
         }
@@ -191,17 +197,17 @@ impl Mover {
         let mut reader = self.open(file).await?;
         // The size was looked at, not held: a file that grows is an error of its stream, not of this buffer.
         let mut buffer = self.buffers.take(usize::try_from(file.size).unwrap_or(0));
-        let mut hasher = Hasher::new();
+        let mut verifier = Verifier::new(reader.expected);
         while let Some(piece) = reader.next().await? {
-            hasher.update(&piece);
+            verifier.update(&piece);
             buffer.extend(&piece);
         }
-        let digest = hasher.finish();
+        let digest = reader.verified(verifier)?;
         let size = buffer.len() as u64;
         let options = reader.options.with_digest(digest);
         let receipt = self
             .target
-            .upload(&file.id, Body::from_bytes(buffer.freeze()), options)
+            .upload(&file.id, Body::from_bytes(buffer.freeze()).with_digest(digest), options)
             .await
             .map_err(TransferError::Target)?;
         self.progress.bytes_sent(size);
@@ -327,7 +333,7 @@ impl Mover {
         stored: HashMap<u32, PartReceipt>,
         journal: &Arc<dyn Journal>,
     ) -> Result<Arrived, TransferError> {
-        let mut whole = Hasher::new();
+        let mut whole = Verifier::new(reader.expected);
         let mut sent = Sent::default();
         let mut parts = Parts::default();
         for number in (1..).map_while(PartNumber::new) {
@@ -353,19 +359,20 @@ impl Mover {
             sent.parts += 1;
             let (mover, ticket, journal) = (self.clone(), ticket.clone(), Arc::clone(journal));
             let bytes = buffer.freeze();
-            parts.tasks.spawn(async move {
+            let sending = async move {
                 // Until the receipt is durable: what a kill makes the next attempt send again is at most what
                 // has a slot.
                 let _slot = slot;
                 let part = mover.send_part(&ticket, number, bytes, digest).await?;
                 journal.stored(&ticket, &part).await.map_err(TransferError::Journal)?;
                 Ok(part)
-            });
+            };
+            parts.tasks.spawn_on(sending, self.lanes.next_other());
         }
         let receipts = parts.finish().await?;
         let digests = receipts.iter().filter_map(|part| part.digest.as_ref());
         let composite = CompositeDigest::of_parts(ticket.part_size, digests);
-        let digest = whole.finish();
+        let digest = reader.verified(whole)?;
         let receipt = uploads
             .finish(ticket, &receipts, FinishOptions::default().with_digest(digest))
             .await
@@ -397,7 +404,7 @@ impl Mover {
         &self,
         reader: &mut Reader,
         part_size: u64,
-        whole: &mut Hasher,
+        whole: &mut Verifier,
     ) -> Result<Option<(OwnedSemaphorePermit, Buffer, Digest)>, TransferError> {
         let slot = self.slots_for(part_size).await?;
         let capacity = usize::try_from(part_size).unwrap_or(usize::MAX);
@@ -436,12 +443,14 @@ impl Mover {
     }
 
     async fn open(&self, file: &FileMetadata) -> Result<Reader, TransferError> {
-        let download =
-            self.source.download(&file.id, of_version(file)).await.map_err(TransferError::Source)?;
+        let download = self.source.download(&file.id, of_version(file).with_unverified(true)).await;
+        let download = download.map_err(TransferError::Source)?;
         let options = attributes(&download.metadata);
         Ok(Reader {
             body: download.body.fuse(),
             rest: Bytes::new(),
+            expected: download.metadata.expected(),
+            id: file.id.clone(),
             options,
             throttle: self.throttle.clone(),
             progress: self.progress.clone(),
@@ -543,6 +552,9 @@ struct Reader {
     /// Asked again after its end, when the last part is full.
     body: Fuse<ByteStream>,
     rest: Bytes,
+    /// What the source says of its bytes, which are compared as they pass.
+    expected: Option<Expected>,
+    id: FileId,
     options: UploadOptions,
     throttle: Option<Arc<Throttle>>,
     progress: Progress,
@@ -568,6 +580,13 @@ impl Reader {
             self.progress.bytes_read(piece.len() as u64);
         }
         Ok(piece)
+    }
+
+    /// Compares all bytes with what the source says of them, and returns their digest.
+    fn verified(&self, verifier: Verifier) -> Result<Digest, TransferError> {
+        let mismatch =
+            |mismatch: Mismatch| TransferError::Source(mismatch.into_error(Op::Download).with_id(&self.id));
+        verifier.finish().map_err(mismatch)
     }
 
     /// Returns the next piece, cut to `limit` bytes; what is cut off comes next.

@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures::TryStreamExt;
-use storage_core::checksum::{CompositeDigest, Digest, Hasher};
-use storage_core::error::{Error, ErrorKind, Result};
+use storage_core::checksum::{CompositeDigest, Digest, Verifier};
+use storage_core::error::{Error, ErrorKind, Op, Result};
 use storage_core::id::FileId;
 use storage_core::metadata::{FileMetadata, Version};
 use storage_core::storage::{DownloadOptions, FileStorage, Precondition, Verified};
@@ -144,18 +144,24 @@ pub async fn digest_of(
     throttle: Option<&Arc<Throttle>>,
     progress: &Progress,
 ) -> Result<(u64, Digest)> {
-    let mut body = storage.download(id, DownloadOptions::default().with_when(when)).await?.body;
-    let mut hasher = Hasher::new();
+    // Hashed once, here: the storage need not compare.
+    let options = DownloadOptions::default().with_when(when).with_unverified(true);
+    let download = storage.download(id, options).await?;
+    let mut verifier = Verifier::new(download.metadata.expected());
+    let mut body = download.body;
     let mut size = 0;
     while let Some(piece) = body.try_next().await? {
         if let Some(throttle) = throttle {
             throttle.pass(piece.len()).await;
         }
         progress.bytes_read(piece.len() as u64);
-        hasher.update(&piece);
+        verifier.update(&piece);
         size += piece.len() as u64;
     }
-    Ok((size, hasher.finish()))
+    match verifier.finish() {
+        Ok(digest) => Ok((size, digest)),
+        Err(mismatch) => Err(mismatch.into_error(Op::Download).with_id(id).with_storage(storage.name())),
+    }
 }
 
 #[cfg(test)]

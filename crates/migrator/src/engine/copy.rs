@@ -16,7 +16,6 @@
 //!
 //! Nothing is ever deleted from the target.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,12 +23,10 @@ use futures::StreamExt;
 use futures::stream;
 use storage_core::error::ErrorKind;
 use storage_core::id::FileId;
-use storage_core::metadata::FileMetadata;
-use tokio::sync::Semaphore;
-use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
 use crate::item::State;
+use crate::lanes::Lanes;
 use crate::ledger::{Change, Outcome, RunKind};
 use crate::plan::{Decision, Merge, MergeError, Step, decide, unfit};
 use crate::progress::{Event, Snapshot};
@@ -37,6 +34,7 @@ use crate::scan::Entry;
 use crate::throttle::Throttle;
 use crate::transfer::{Mover, MoverOptions};
 
+use super::crew::Crew;
 use super::recorder::{Recorder, line};
 use super::worker::{Again, Work, Worker, intent};
 use super::{
@@ -45,9 +43,6 @@ use super::{
 
 /// How long the target may take to answer the canary before the first file.
 const PROBE_DEADLINE: Duration = Duration::from_secs(30);
-
-/// How long parts in flight may take to end once the run is to stop: with what follows, within 10 seconds.
-const GRACE: Duration = Duration::from_secs(8);
 
 /// Steps of the merge whose intents are made durable together.
 const BATCH: usize = 128;
@@ -76,6 +71,8 @@ pub async fn copy(job: &Job, options: &CopyOptions) -> Result<Ended, EngineError
     if !options.allow_empty_source {
         refuse_empty_source(&mut merge, &*job.ledger).await?;
     }
+    let concurrency = options.concurrency.get() as usize;
+    let lanes = Lanes::start(concurrency).map_err(EngineError::Threads)?;
     let before = job.progress.snapshot();
     let run = job.ledger.begin_run(RunKind::Copy, env!("CARGO_PKG_VERSION")).await?;
     job.progress.tell(&Event::Run { run, kind: RunKind::Copy });
@@ -91,6 +88,7 @@ pub async fn copy(job: &Job, options: &CopyOptions) -> Result<Ended, EngineError
                 concurrency: options.concurrency,
                 part_size: options.part_size,
                 throttle: throttle.clone(),
+                lanes: lanes.clone(),
             },
             job.progress.clone(),
             halt.clone(),
@@ -109,14 +107,15 @@ pub async fn copy(job: &Job, options: &CopyOptions) -> Result<Ended, EngineError
     let mut copying = Copying {
         job,
         worker,
-        workers: JoinSet::new(),
-        in_work: HashMap::new(),
-        admission: Arc::new(Semaphore::new(options.concurrency.get() as usize)),
+        crew: None,
+        lanes,
+        concurrency,
         scanned_to: None,
         usable: true,
         told: Instant::now(),
         before,
     };
+    copying.crew = Some(copying.new_crew());
     let scanned = copying.scan(merge).await;
     let scan_complete = matches!(scanned, Ok(true)) && copying.usable;
     if matches!(scanned, Ok(true)) {
@@ -149,10 +148,10 @@ pub async fn copy(job: &Job, options: &CopyOptions) -> Result<Ended, EngineError
 struct Copying<'a> {
     job: &'a Job,
     worker: Worker,
-    workers: JoinSet<()>,
-    in_work: HashMap<Id, FileMetadata>,
-    /// One permit per file in work.
-    admission: Arc<Semaphore>,
+    lanes: Lanes,
+    concurrency: usize,
+    /// Nothing between two rounds.
+    crew: Option<Crew>,
     scanned_to: Option<FileId>,
     usable: bool,
     told: Instant,
@@ -160,6 +159,10 @@ struct Copying<'a> {
 }
 
 impl Copying<'_> {
+    fn new_crew(&self) -> Crew {
+        Crew::start(&self.worker, &self.lanes, self.concurrency)
+    }
+
     /// Reads the merge to its end, or until the run is to stop (`Ok(false)`).
     async fn scan(&mut self, merge: Merge) -> Result<bool, EngineError> {
         let halt = self.worker.halt.clone();
@@ -226,8 +229,9 @@ impl Copying<'_> {
         if !intents.is_empty() {
             self.worker.intend(intents).await?;
         }
+        let Some(crew) = &mut self.crew else { return Ok(false) };
         for (index, work) in works.iter().enumerate() {
-            if !self.start(work.clone()).await {
+            if !crew.take(work.clone()).await {
                 // Their intents are recorded, so their outcome must be.
                 for work in &works[index..] {
                     self.worker.give_up(work, "interrupted", "the run stopped before its turn").await;
@@ -287,52 +291,13 @@ impl Copying<'_> {
         self.job.progress.planned(0);
     }
 
-    /// Hands a file to a worker once there is room; false where the run is to stop instead.
-    async fn start(&mut self, work: Work) -> bool {
-        let halt = self.worker.halt.clone();
-        let permit = loop {
-            tokio::select! {
-                biased;
-                () = halt.cancelled() => return false,
-                Some(done) = self.workers.join_next_with_id(), if !self.workers.is_empty() => {
-                    self.joined(done).await;
-                }
-                permit = Arc::clone(&self.admission).acquire_owned() => match permit {
-                    Ok(permit) => break permit,
-                    Err(_) => return false,
-                },
-            }
-        };
-        let worker = self.worker.clone();
-        let file = work.file.clone();
-        let handle = self.workers.spawn(worker.run(work, permit));
-        self.in_work.insert(handle.id(), file);
-        true
-    }
-
-    async fn joined(&mut self, done: Result<(Id, ()), JoinError>) {
-        match done {
-            Ok((id, ())) => {
-                self.in_work.remove(&id);
-            }
-            Err(error) => {
-                let Some(file) = self.in_work.remove(&error.id()) else { return };
-                let work = Work { file, decision: Decision::New, row: None, attempt: 1 };
-                if error.is_cancelled() {
-                    self.worker.give_up(&work, "interrupted", "the run stopped while it was copied").await;
-                } else {
-                    self.worker.fail_run(EngineError::Internal(format!("a worker ended early: {error}")));
-                    self.worker.give_up(&work, "other", "a defect of the program").await;
-                }
-            }
-        }
-    }
-
     /// Waits for the workers, and goes through the files that are to be tried again.
     async fn finish_all(&mut self) -> Result<(), EngineError> {
         let halt = self.worker.halt.clone();
         loop {
-            self.join_all().await;
+            if let Some(crew) = self.crew.take() {
+                crew.finish().await;
+            }
             let again = self.worker.shared.take_again();
             if again.is_empty() {
                 return Ok(());
@@ -345,6 +310,7 @@ impl Copying<'_> {
                 () = halt.cancelled() => {}
                 () = self.sweep_unanswered() => {}
             }
+            let mut crew = self.new_crew();
             for Again { work, since } in again {
                 let due = since + PAUSE * work.attempt;
                 let next = tokio::select! {
@@ -354,7 +320,7 @@ impl Copying<'_> {
                 };
                 match next {
                     Ok(Some(work)) => {
-                        if !self.start(work.clone()).await {
+                        if !crew.take(work.clone()).await {
                             self.worker
                                 .give_up(&work, "interrupted", "the run stopped before its turn")
                                 .await;
@@ -364,6 +330,7 @@ impl Copying<'_> {
                     Err((work, reason, detail)) => self.worker.give_up(&work, reason, &detail).await,
                 }
             }
+            self.crew = Some(crew);
         }
     }
 
@@ -400,24 +367,6 @@ impl Copying<'_> {
             Ok(()) => self.worker.shared.unanswered().retain(|id| !files.contains(id)),
             Err(error) => {
                 tracing::warn!(%error, "cannot look for uploads whose beginning was not answered");
-            }
-        }
-    }
-
-    async fn join_all(&mut self) {
-        let halt = self.worker.halt.clone();
-        let mut deadline = None;
-        while !self.workers.is_empty() {
-            tokio::select! {
-                Some(done) = self.workers.join_next_with_id() => self.joined(done).await,
-                () = halt.cancelled(), if deadline.is_none() => deadline = Some(Instant::now() + GRACE),
-                () = async { match deadline {
-                    Some(deadline) => tokio::time::sleep_until(deadline).await,
-                    None => std::future::pending().await,
-                } } => {
-                    self.workers.abort_all();
-                    deadline = Some(Instant::now() + GRACE);
-                }
             }
         }
     }

@@ -9,7 +9,6 @@ use storage_core::error::{Effect, Error, ErrorKind, Op, Retry};
 use storage_core::id::FileId;
 use storage_core::metadata::{FileMetadata, Version};
 use storage_core::storage::{FileStorage, PartReceipt, UploadTicket, Verified};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -101,11 +100,11 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) async fn run(self, work: Work, _permit: OwnedSemaphorePermit) {
+    pub(super) async fn run(&self, work: &Work) {
         let _active = self.progress.active();
-        match self.attempt(&work).await {
+        match self.attempt(work).await {
             Ok(()) => self.shared.outages.store(0, Ordering::Relaxed),
-            Err(error) => self.failed(work, error).await,
+            Err(error) => self.failed(work.clone(), error).await,
         }
     }
 

@@ -374,6 +374,21 @@ pub enum Change {
         /// Attempts in this run.
         attempts: u32,
     },
+    /// Intent and publication in one step, for a file that has no row and was sent in one request: what a kill in
+    /// between would leave is a file that the ledger does not know, which is copied again. Stale where there is a
+    /// row. When verified, journals `Copied`.
+    Arrived {
+        /// The file.
+        id: FileId,
+        /// In bytes.
+        size: u64,
+        /// The source's identity.
+        source_version: Version,
+        /// What the target published.
+        published: Published,
+        /// Attempts in this run.
+        attempts: u32,
+    },
     /// The target's bytes were compared and are right. In a copy run, journals `Copied`.
     Confirmed {
         /// The file.

@@ -33,7 +33,7 @@ use bytes::Bytes;
 use futures::stream::Fuse;
 use futures::{StreamExt, TryStreamExt};
 use storage_core::body::{Body, BodySource, ByteStream};
-use storage_core::checksum::{CompositeDigest, Digest, Expected, Hasher, Mismatch, Verifier};
+use storage_core::checksum::{CompositeDigest, Digest, Expected, Mismatch, PartedHasher, Verifier};
 use storage_core::error::{Error, ErrorKind, Op};
 use storage_core::id::FileId;
 use storage_core::metadata::{FileMetadata, Version};
@@ -202,7 +202,7 @@ impl Mover {
             verifier.update(&piece);
             buffer.extend(&piece);
         }
-        let digest = reader.verified(verifier)?;
+        let digest = verifier.finish().map_err(|mismatch| reader.mismatch(mismatch))?;
         let size = buffer.len() as u64;
         let options = reader.options.with_digest(digest);
         let receipt = self
@@ -333,7 +333,7 @@ impl Mover {
         stored: HashMap<u32, PartReceipt>,
         journal: &Arc<dyn Journal>,
     ) -> Result<Arrived, TransferError> {
-        let mut whole = Verifier::new(reader.expected);
+        let mut hashes = Hashes::new(reader.expected, ticket.part_size);
         let mut sent = Sent::default();
         let mut parts = Parts::default();
         for number in (1..).map_while(PartNumber::new) {
@@ -341,7 +341,7 @@ impl Mover {
             if parts.failure.is_some() {
                 break;
             }
-            let (slot, buffer, digest) = match self.next_part(reader, ticket.part_size, &mut whole).await {
+            let (slot, buffer, digest) = match self.next_part(reader, ticket.part_size, &mut hashes).await {
                 Ok(Some(part)) => part,
                 Ok(None) => break,
                 Err(error) => {
@@ -372,7 +372,7 @@ impl Mover {
         let receipts = parts.finish().await?;
         let digests = receipts.iter().filter_map(|part| part.digest.as_ref());
         let composite = CompositeDigest::of_parts(ticket.part_size, digests);
-        let digest = reader.verified(whole)?;
+        let digest = hashes.finish(composite).map_err(|mismatch| reader.mismatch(mismatch))?;
         let receipt = uploads
             .finish(ticket, &receipts, FinishOptions::default().with_digest(digest))
             .await
@@ -404,19 +404,17 @@ impl Mover {
         &self,
         reader: &mut Reader,
         part_size: u64,
-        whole: &mut Verifier,
+        hashes: &mut Hashes,
     ) -> Result<Option<(OwnedSemaphorePermit, Buffer, Digest)>, TransferError> {
         let slot = self.slots_for(part_size).await?;
         let capacity = usize::try_from(part_size).unwrap_or(usize::MAX);
         let mut buffer = self.buffers.take(capacity);
-        let mut hasher = Hasher::new();
         while buffer.len() < capacity {
             let Some(piece) = reader.at_most(capacity - buffer.len()).await? else { break };
-            whole.update(&piece);
-            hasher.update(&piece);
+            hashes.update(&piece);
             buffer.extend(&piece);
         }
-        Ok((buffer.len() > 0).then(|| (slot, buffer, hasher.finish())))
+        Ok((buffer.len() > 0).then(|| (slot, buffer, hashes.parts.finish_part())))
     }
 
     async fn discard(&self, ticket: &UploadTicket, journal: &Arc<dyn Journal>) -> Result<(), TransferError> {
@@ -470,6 +468,45 @@ fn attributes(metadata: &FileMetadata) -> UploadOptions {
     let mut options = UploadOptions::default().with_attributes_of(metadata);
     options.created = options.created.or(metadata.modified.filter(|time| *time >= SystemTime::UNIX_EPOCH));
     options
+}
+
+/// What is computed of the bytes of a file in parts as they pass.
+struct Hashes {
+    parts: PartedHasher,
+    /// What the source says of the whole.
+    expected: Option<Expected>,
+    /// Where the source says it of parts of another size.
+    other_parts: Option<Verifier>,
+}
+
+impl Hashes {
+    fn new(expected: Option<Expected>, part_size: u64) -> Self {
+        let other = |expected: &Expected| matches!(expected, Expected::Composite(composite) if composite.part_size != part_size);
+        let other_parts = expected.filter(other).map(|expected| Verifier::new(Some(expected)));
+        Self { parts: PartedHasher::new(), expected, other_parts }
+    }
+
+    fn update(&mut self, piece: &[u8]) {
+        self.parts.update(piece);
+        if let Some(verifier) = &mut self.other_parts {
+            verifier.update(piece);
+        }
+    }
+
+    /// Returns the digest of the whole, if the bytes are what the source says; `composite` is that of the parts sent.
+    fn finish(self, composite: CompositeDigest) -> Result<Digest, Mismatch> {
+        let digest = self.parts.finish();
+        match (self.other_parts, self.expected) {
+            (Some(verifier), _) => verifier.finish(),
+            (None, Some(Expected::Whole(expected))) if expected != digest => {
+                Err(Mismatch { expected, actual: digest })
+            }
+            (None, Some(Expected::Composite(expected))) if expected != composite => {
+                Err(Mismatch { expected: expected.digest, actual: composite.digest })
+            }
+            _ => Ok(digest),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -582,11 +619,9 @@ impl Reader {
         Ok(piece)
     }
 
-    /// Compares all bytes with what the source says of them, and returns their digest.
-    fn verified(&self, verifier: Verifier) -> Result<Digest, TransferError> {
-        let mismatch =
-            |mismatch: Mismatch| TransferError::Source(mismatch.into_error(Op::Download).with_id(&self.id));
-        verifier.finish().map_err(mismatch)
+    /// The bytes are not what the source says of them.
+    fn mismatch(&self, mismatch: Mismatch) -> TransferError {
+        TransferError::Source(mismatch.into_error(Op::Download).with_id(&self.id))
     }
 
     /// Returns the next piece, cut to `limit` bytes; what is cut off comes next.

@@ -14,6 +14,8 @@ type Row = (&'static str, &'static [&'static str]);
 
 const WAIST: &[&str] = &["body", "checksum", "error", "id", "metadata", "storage"];
 
+const TWIN_SHA256: &[Row] = &[("block", &[])];
+
 const STORAGE_CORE: &[Row] = &[
     ("error", &["id"]),
     ("id", &[]),
@@ -141,6 +143,7 @@ struct Krate {
 }
 
 const CRATES: &[Krate] = &[
+    Krate { name: "twin-sha256", rows: TWIN_SHA256, composes: &[] },
     Krate { name: "storage-core", rows: STORAGE_CORE, composes: &[] },
     // Both ends of the protocol write attributes alike.
     Krate {

@@ -2,27 +2,34 @@
 //!
 //! # Order of effects, for one file
 //!
-//! 1. intent: row `Copying` with size and identity
+//! 1. intent: row `Copying` with size and identity; not for a file without a row that goes in one request
 //! 2. the bytes move ([`transfer`](crate::transfer), with an order of its own for parts)
 //! 3. the target has published the file
-//! 4. row `Copied` with digest and version; `Verified` at once where the target compared the bytes
+//! 4. row `Copied` with digest and version, made in this step where there was none; `Verified` at once where the
+//!    target compared the bytes
 //! 5. else the bytes are read back and compared: row `Verified`
 //!
 //! | ends between | what remains | the next run |
 //! |---|---|---|
-//! | 1 and 3 | an intent; the target holds the old file or none, perhaps parts | resumes the parts, or sends again |
-//! | 3 and 4 | an intent; the target holds the new file | in parts: asks the target, which says so; else sends again |
+//! | 1 and 3 | an intent or no row; the target holds the old file or none, perhaps parts | resumes the parts, or sends again |
+//! | 3 and 4 | an intent or no row; the target holds the new file | in parts: asks the target, which says so; else sends again |
 //! | 4 and 5 | `Copied`, also when the comparison failed for an outage or a stop | reads back and compares, sends nothing |
+//!
+//! An intent says two things that nothing else does: that what an older row says of the target no longer holds, and
+//! whose an open upload is. A file that the ledger does not know and that no storage sends in parts needs neither: it
+//! is the same unknown file to the next run, which saves half of what small files cost the ledger.
 //!
 //! Nothing is ever deleted from the target.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream;
 use storage_core::error::ErrorKind;
 use storage_core::id::FileId;
+use storage_core::storage::PartLimits;
 use tokio::time::Instant;
 
 use crate::item::State;
@@ -110,6 +117,7 @@ pub async fn copy(job: &Job, options: &CopyOptions) -> Result<Ended, EngineError
         crew: None,
         lanes,
         concurrency,
+        in_one_request: options.part_size.get().min(PartLimits::S3.min_part_size),
         scanned_to: None,
         usable: true,
         told: Instant::now(),
@@ -150,6 +158,8 @@ struct Copying<'a> {
     worker: Worker,
     lanes: Lanes,
     concurrency: usize,
+    /// Files of up to this many bytes are sent in one request, whoever the target is.
+    in_one_request: u64,
     /// Nothing between two rounds.
     crew: Option<Crew>,
     scanned_to: Option<FileId>,
@@ -216,10 +226,12 @@ impl Copying<'_> {
                         });
                         self.job.progress.unchanged(file.size);
                     } else {
-                        if decision != Decision::Confirm {
+                        let known = row.is_some() || file.size > self.in_one_request;
+                        if known && decision != Decision::Confirm {
                             intents.push(intent(&file));
                         }
-                        works.push(Work { file, decision, row: row.cloned(), attempt: 1 });
+                        let known = Arc::new(AtomicBool::new(known));
+                        works.push(Work { file, decision, row: row.cloned(), attempt: 1, known });
                     }
                 }
                 Ok(step) => self.note(step).await,
@@ -326,7 +338,7 @@ impl Copying<'_> {
                                 .await;
                         }
                     }
-                    Ok(None) => self.worker.vanished(&work.file).await,
+                    Ok(None) => self.worker.vanished(&work).await,
                     Err((work, reason, detail)) => self.worker.give_up(&work, reason, &detail).await,
                 }
             }
@@ -356,6 +368,7 @@ impl Copying<'_> {
         };
         if work.decision == Decision::Resume {
             self.worker.intend(vec![intent(&work.file)]).await?;
+            work.make_known();
         }
         Ok(Ok(Some(work)))
     }

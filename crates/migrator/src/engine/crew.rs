@@ -11,7 +11,6 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::lanes::Lanes;
-use crate::plan::Decision;
 
 use super::EngineError;
 use super::worker::{Work, Worker};
@@ -111,11 +110,10 @@ impl Crew {
             self.worker.fail_run(EngineError::Internal(format!("a worker ended early: {error}")));
         }
         let Some(work) = work else { return };
-        let early = Work { file: work.file.clone(), decision: Decision::New, row: None, attempt: 1 };
         if error.is_cancelled() {
-            self.worker.give_up(&early, "interrupted", "the run stopped while it was copied").await;
+            self.worker.give_up(&work, "interrupted", "the run stopped while it was copied").await;
         } else {
-            self.worker.give_up(&early, "other", "a defect of the program").await;
+            self.worker.give_up(&work, "other", "a defect of the program").await;
         }
     }
 }

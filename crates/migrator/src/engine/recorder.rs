@@ -148,7 +148,9 @@ pub(super) fn line(
 fn tell(progress: &Progress, change: &Change, size: Option<u64>) {
     let say = |subject: &str, outcome, reason: &str| progress.outcome(subject, outcome, reason, size);
     match change {
-        Change::Published { id, published, .. } if published.verified != Verified::No => {
+        Change::Published { id, published, .. } | Change::Arrived { id, published, .. }
+            if published.verified != Verified::No =>
+        {
             say(id.as_str(), Outcome::Copied, "");
         }
         Change::Confirmed { id, attempts: Some(_), .. } => say(id.as_str(), Outcome::Copied, ""),

@@ -1,7 +1,7 @@
 //! One file of a copy: the attempt at it, and what its failure means for the file and for the run.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -32,6 +32,19 @@ pub(super) struct Work {
     pub(super) decision: Decision,
     pub(super) row: Option<FileRecord>,
     pub(super) attempt: u32,
+    /// Whether the ledger has a row of the file, or will have by what was noted: else nobody intended it yet. All
+    /// clones see it.
+    pub(super) known: Arc<AtomicBool>,
+}
+
+impl Work {
+    pub(super) fn is_known(&self) -> bool {
+        self.known.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn make_known(&self) {
+        self.known.store(true, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug)]
@@ -133,8 +146,15 @@ impl Worker {
             target_version: arrived.version.clone(),
             verified: arrived.verified,
         };
-        let change = Change::Published { id: file.id.clone(), published, attempts: work.attempt };
-        self.recorder.note(change, Some(file.size)).await;
+        let (id, attempts) = (file.id.clone(), work.attempt);
+        if work.is_known() {
+            self.recorder.note(Change::Published { id, published, attempts }, Some(file.size)).await;
+        } else {
+            let (size, source_version) = (file.size, identity(file));
+            let change = Change::Arrived { id, size, source_version, published, attempts };
+            self.recorder.note(change, Some(file.size)).await;
+            work.make_known();
+        }
         if arrived.verified != Verified::No {
             return Ok(());
         }
@@ -231,7 +251,7 @@ impl Worker {
             return;
         }
         if let Next::Vanished = next {
-            return self.vanished(&work.file).await;
+            return self.vanished(&work).await;
         }
         self.give_up(&work, &reason, &detail).await;
         if let Next::Halt = next {
@@ -282,6 +302,10 @@ impl Worker {
     }
 
     pub(super) async fn give_up(&self, work: &Work, reason: &str, detail: &str) {
+        if !work.is_known() {
+            self.recorder.note_quietly(intent(&work.file)).await;
+            work.make_known();
+        }
         let change = Change::Failed {
             id: work.file.id.clone(),
             reason: reason.to_owned(),
@@ -292,8 +316,11 @@ impl Worker {
     }
 
     /// The file was there when the source was listed and is no more: nothing of it is left to copy.
-    pub(super) async fn vanished(&self, file: &FileMetadata) {
-        self.recorder.note(Change::Gone { id: file.id.clone() }, None).await;
+    pub(super) async fn vanished(&self, work: &Work) {
+        let file = &work.file;
+        if work.is_known() {
+            self.recorder.note(Change::Gone { id: file.id.clone() }, None).await;
+        }
         let line = line(file.id.as_str(), Outcome::Skipped, "vanished", None, Some(file.size));
         self.recorder.note(Change::Noted(line), Some(file.size)).await;
     }

@@ -56,6 +56,8 @@ macro_rules! ledger_conformance {
             publishing_forgets_the_upload_and_is_no_orphan,
             published_and_verified_is_copied_in_the_journal,
             published_and_not_verified_waits_for_a_confirmation,
+            a_file_without_a_row_can_be_intended_and_published_in_one_step,
+            what_has_a_row_cannot_arrive,
             an_audit_journals_no_match,
             nobody_cannot_confirm,
             a_failure_is_journalled_and_keeps_the_upload,
@@ -114,6 +116,11 @@ pub(crate) fn intend(text: &str) -> Change {
 
 pub(crate) fn publish(text: &str, verified: Verified) -> Change {
     Change::Published { id: id(text), published: published(text, verified), attempts: 2 }
+}
+
+pub(crate) fn arrive(text: &str, verified: Verified) -> Change {
+    let (size, source_version) = (10, version("v1"));
+    Change::Arrived { id: id(text), size, source_version, published: published(text, verified), attempts: 2 }
 }
 
 pub(crate) fn published(text: &str, verified: Verified) -> Published {
@@ -644,6 +651,40 @@ pub(crate) async fn published_and_not_verified_waits_for_a_confirmation(place: &
         at: record.updated,
     };
     assert_eq!(journal(&*ledger, run).await, [expected]);
+}
+
+pub(crate) async fn a_file_without_a_row_can_be_intended_and_published_in_one_step(place: &dyn Place) {
+    let ledger = place.open().await;
+    for (verified, state, attempts) in
+        [(Verified::Backend, State::Verified, 0), (Verified::No, State::Copied, 1)]
+    {
+        let (one, two) = (format!("{state}-1"), format!("{state}-2"));
+        let run = begin(&*ledger).await;
+        done(&*ledger, run, vec![arrive(&one, verified), intend(&two), publish(&two, verified)]).await;
+        let (one, two) = (file(&*ledger, &one).await, file(&*ledger, &two).await);
+        assert_eq!((one.state, one.attempts), (state, attempts));
+        let same =
+            FileRecord { id: two.id.clone(), digest: two.digest, composite: two.composite, ..one.clone() };
+        assert_eq!(FileRecord { target_version: two.target_version.clone(), ..same }, two);
+        let mut lines = journal(&*ledger, run).await;
+        assert_eq!(lines.len(), if verified == Verified::No { 0 } else { 2 });
+        if let Some(second) = lines.pop() {
+            let first =
+                OutcomeRecord { subject: second.subject.clone(), digest: second.digest, ..lines.remove(0) };
+            assert_eq!(first, second);
+        }
+    }
+}
+
+pub(crate) async fn what_has_a_row_cannot_arrive(place: &dyn Place) {
+    let ledger = place.open().await;
+    let run = begin(&*ledger).await;
+    done(&*ledger, run, vec![intend("a")]).await;
+    let before = file(&*ledger, "a").await;
+    let answers = ledger.record(run, vec![arrive("a", Verified::Backend)]).await.unwrap();
+    assert_eq!(answers, [Recorded::Stale]);
+    assert_eq!(file(&*ledger, "a").await, before);
+    assert_eq!(journal(&*ledger, run).await, []);
 }
 
 pub(crate) async fn an_audit_journals_no_match(place: &dyn Place) {

@@ -38,6 +38,16 @@ impl Model {
             self.journal.insert((run, record.subject.clone()), record.clone());
             return Recorded::Done;
         }
+        if let Change::Arrived { id, size, source_version, published, attempts } = change {
+            if self.files.contains_key(id) {
+                return Recorded::Stale;
+            }
+            let (id, published) = (id.clone(), published.clone());
+            let intend =
+                Change::Intend { id: id.clone(), size: *size, source_version: source_version.clone() };
+            self.apply(run, &intend);
+            return self.apply(run, &Change::Published { id, published, attempts: *attempts });
+        }
         let (id, event) = match change {
             Change::Intend { id, .. } => (id, Event::Intend),
             Change::UploadBegun { ticket } => (&ticket.id, Event::Upload),
@@ -47,7 +57,7 @@ impl Model {
             Change::Failed { id, .. } => (id, Event::Fail),
             Change::Damaged { id, .. } => (id, Event::Damage),
             Change::Gone { id } => (id, Event::Vanish),
-            Change::Noted(_) => unreachable!(),
+            Change::Arrived { .. } | Change::Noted(_) => unreachable!(),
         };
         let old = self.files.get(id).cloned();
         let Some(state) = next(old.as_ref().map(|file| file.state), event) else { return Recorded::Stale };
@@ -114,7 +124,9 @@ impl Model {
                 }
                 line = Some((Outcome::Gone, "", None, None, 0));
             }
-            Change::Intend { .. } | Change::PartStored { .. } | Change::Noted(_) => unreachable!(),
+            Change::Intend { .. } | Change::PartStored { .. } | Change::Arrived { .. } | Change::Noted(_) => {
+                unreachable!()
+            }
         }
         if let Some((outcome, reason, detail, verified, attempts)) = line {
             let record = OutcomeRecord {
@@ -212,7 +224,7 @@ fn timeless(record: OutcomeRecord) -> OutcomeRecord {
 }
 
 fn random_change(random: &mut StdRng) -> Change {
-    let text = ["a", "a/b", "b", "é"][random.random_range(0..4)];
+    let text = ["a", "a/b", "b", "é", "c", "d", "e", "f"][random.random_range(0..8)];
     let attempts = random.random_range(1..4);
     match random.random_range(0..20) {
         0..5 => Change::Intend {
@@ -231,6 +243,10 @@ fn random_change(random: &mut StdRng) -> Change {
                         published.composite = None;
                         published.target_version = None;
                         published.digest = Digest::of(&random.random::<[u8; 4]>());
+                    }
+                    if random.random_bool(0.3) {
+                        let source_version = version("v1");
+                        return Change::Arrived { id, size: 10, source_version, published, attempts };
                     }
                     Change::Published { id, published, attempts }
                 }

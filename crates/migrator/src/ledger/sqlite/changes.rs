@@ -50,6 +50,9 @@ impl Book<'_> {
             Change::PartStored { id, part } => self.part_stored(id, part)?,
             Change::UploadEnded { id } => self.upload_ended(id)?,
             Change::Published { id, published, attempts } => self.published(id, published, *attempts)?,
+            Change::Arrived { id, size, source_version, published, attempts } => {
+                self.arrived(id, *size, source_version, published, *attempts)?
+            }
             Change::Confirmed { id, by, attempts } => self.confirmed(id, *by, *attempts)?,
             Change::Failed { id, reason, detail, attempts } => self.failed(id, reason, detail, *attempts)?,
             Change::Damaged { id, outcome, detail } => self.damaged(id, *outcome, detail)?,
@@ -173,6 +176,40 @@ impl Book<'_> {
             self.journal(&OutcomeRecord { verified, attempts, ..self.line(id, Outcome::Copied, &row) })?;
         }
         Ok(true)
+    }
+
+    fn arrived(
+        &self,
+        id: &FileId,
+        size: u64,
+        source_version: &Version,
+        published: &Published,
+        attempts: u32,
+    ) -> Result<bool, Failure> {
+        let verified = (published.verified != Verified::No).then_some(published.verified);
+        let state = if verified.is_some() { State::Verified } else { State::Copied };
+        let composite = published.composite.as_ref();
+        let inserted = self.connection.prepare_cached(sql::ARRIVED)?.execute(named_params! {
+            ":id": id.as_str(),
+            ":state": state.as_str(),
+            ":size": signed(size)?,
+            ":source_version": source_version.as_str(),
+            ":digest": published.digest.as_bytes(),
+            ":composite": composite.map(|composite| composite.digest.as_bytes()),
+            ":composite_part_size": composite.map(|composite| signed(composite.part_size)).transpose()?,
+            ":composite_parts": composite.map(|composite| composite.parts),
+            ":target_version": published.target_version.as_ref().map(Version::as_str),
+            ":verified": verified.map(verified_name),
+            // An intent counts until the file is verified.
+            ":attempts": u32::from(verified.is_none()),
+            ":run": self.run.0,
+            ":at": nanoseconds(self.now),
+        })?;
+        if inserted > 0 && verified.is_some() {
+            let row = Row { size, digest: Some(published.digest) };
+            self.journal(&OutcomeRecord { verified, attempts, ..self.line(id, Outcome::Copied, &row) })?;
+        }
+        Ok(inserted > 0)
     }
 
     fn confirmed(&self, id: &FileId, by: Verified, attempts: Option<u32>) -> Result<bool, Failure> {

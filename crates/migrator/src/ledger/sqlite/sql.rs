@@ -14,6 +14,7 @@ macro_rules! statements {
 }
 
 statements! {
+    ARRIVED = "arrived";
     BINDING = "binding";
     BINDING_INSERT = "binding_insert";
     CONFIRMED = "confirmed";

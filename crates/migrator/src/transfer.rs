@@ -179,14 +179,18 @@ impl Mover {
         }
         match self.target.resumable() {
             Some(uploads) if file.size > self.part_size => {
-                self.in_parts(file, uploads, resume, journal).await
+                Box::pin(self.in_parts(file, uploads, resume, journal)).await
             }
             _ => {
                 if let Some(resume) = resume {
                     // The file has become small since: the parts are of no use.
                     self.discard(&resume.ticket, journal).await?;
                 }
-                if file.size > self.part_size { self.streamed(file).await } else { self.at_once(file).await }
+                if file.size > self.part_size {
+                    Box::pin(self.streamed(file)).await
+                } else {
+                    self.at_once(file).await
+                }
             }
         }
     }

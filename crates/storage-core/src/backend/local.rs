@@ -241,6 +241,13 @@ impl FileStorage for LocalStorage {
     }
 
     async fn download(&self, id: &FileId, options: DownloadOptions) -> Result<Download> {
+        #[cfg(target_os = "linux")]
+        if options.range.is_none()
+            && self.root.check_id(id, Op::Download).is_ok()
+            && let Some(cached) = self.root.read_cached(id)
+        {
+            return cached.download(id, &options, &self.name).map_err(|error| self.named(error, id));
+        }
         let (root, name, asked) = (Arc::clone(&self.root), Arc::clone(&self.name), id.clone());
         blocking(Op::Download, move || {
             root.check_id(&asked, Op::Download)?;

@@ -163,6 +163,19 @@ impl Root {
         resolve(&self.directory, path, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK)
     }
 
+    /// Opens a file as [`open_at`](Self::open_at) does, but only where the kernel has the whole path in memory; nothing
+    /// where it would have to wait for the disk, or cannot tell.
+    #[cfg(target_os = "linux")]
+    pub(super) fn open_cached(&self, path: &str) -> Option<File> {
+        use rustix::fs::ResolveFlags;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let how = ResolveFlags::BENEATH
+            | ResolveFlags::NO_SYMLINKS
+            | ResolveFlags::NO_MAGICLINKS
+            | ResolveFlags::CACHED;
+        rustix::fs::openat2(&self.directory, path, flags, Mode::empty(), how).ok().map(File::from)
+    }
+
     /// Opens a directory; the root for the empty path.
     pub(super) fn open_directory(&self, path: &str) -> Result<File, Errno> {
         let path = if path.is_empty() { "." } else { path };

@@ -227,7 +227,8 @@ impl Inner {
             let bytes = read_range(&body, 0..body.size()).await?;
             self.put(id, key, bytes, body.known_digest(), options).await
         } else {
-            self.upload_in_parts(id, key, body, part_size, options).await
+            // Boxed, so that what small files wait for stays small: it is moved for each of them.
+            Box::pin(self.upload_in_parts(id, key, body, part_size, options)).await
         }
     }
 

@@ -6,7 +6,9 @@
     reason = "the bench writes and removes its own scratch data and its table of results"
 )]
 
+mod drive;
 mod floor;
+mod sets;
 mod sink;
 
 use std::fmt;
@@ -42,9 +44,18 @@ enum Command {
     WalkRead {
         /// The directory
         directory: PathBuf,
+        /// Hash everything twice, as a file in parts is: each part and the whole
+        #[arg(long)]
+        twice: bool,
     },
     /// The floor of an upload: the same requests by a bare HTTP client
     BarePut(floor::put::Options),
+    /// Count the objects of a bucket
+    Sums(floor::sums::Options),
+    /// Run the comparison
+    Run(drive::Options),
+    /// Find how many requests at a time suit each program
+    Tune(drive::Options),
 }
 
 fn main() -> ExitCode {
@@ -61,8 +72,11 @@ fn run(args: Args) -> Result<()> {
     match args.command {
         Command::Sink(options) => sink::run(options),
         Command::WalkStat { directory } => floor::walk::stat(&directory),
-        Command::WalkRead { directory } => floor::walk::read(&directory),
+        Command::WalkRead { directory, twice } => floor::walk::read(&directory, twice),
         Command::BarePut(options) => floor::put::run(&options),
+        Command::Sums(options) => floor::sums::run(&options),
+        Command::Run(options) => drive::run(&options),
+        Command::Tune(options) => drive::tune(&options),
     }
 }
 

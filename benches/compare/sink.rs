@@ -62,6 +62,9 @@ pub(crate) struct Options {
     /// Have the files of DIR as objects from the start, hashed once, and their bytes as with --contents
     #[arg(long, value_name = "DIR", conflicts_with = "contents")]
     serve: Option<PathBuf>,
+    /// Objects of --serve have the time of their file where rclone looks for it
+    #[arg(long, requires = "serve")]
+    mtimes: bool,
     /// The bucket of --serve
     #[arg(long, value_name = "NAME", default_value = "bench")]
     bucket: String,
@@ -110,7 +113,7 @@ pub(crate) fn run(options: Options) -> Result<()> {
         counts: Counts::default(),
     });
     if let Some(directory) = &options.serve {
-        serve::register(&sink, directory, &options.bucket)?;
+        serve::register(&sink, directory, &options.bucket, options.mtimes)?;
     }
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let workers: Vec<_> =

@@ -9,35 +9,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use aws_credential_types::Credentials;
-use aws_sigv4::http_request::{
-    PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningSettings,
-    UriPathNormalizationMode, sign,
-};
-use aws_sigv4::sign::v4;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{Bytes, BytesMut};
 use clap::{Args, ValueEnum};
-use http_body_util::{BodyExt as _, Full};
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{HOST, HeaderName, HeaderValue};
-use hyper::{Method, Request, Response, Uri};
-use hyper_util::rt::TokioIo;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use hyper::header::{HeaderName, HeaderValue};
+use hyper::{Method, Uri};
 use sha2::{Digest as _, Sha256};
-use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 
+use super::client::{Client, Connection, EMPTY_SHA256};
 use super::walk;
 use crate::sink::elements;
-
-const KEY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-
-const EMPTY_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
 /// How the files are sent.
 #[derive(Clone, Debug, Args)]
@@ -84,11 +69,7 @@ struct Job {
 
 struct Shared {
     options: Options,
-    credentials: Credentials,
-    region: String,
-    host: HeaderValue,
-    address: String,
-    prefix: String,
+    client: Client,
     small: Vec<Job>,
     next: AtomicUsize,
     large: Vec<Large>,
@@ -109,21 +90,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     })?;
     let count = small.len() + large.len();
     let bytes = small.iter().chain(&large).map(|job| job.size).sum::<u64>();
-    let variable = |name: &str, other: &str| std::env::var(name).unwrap_or_else(|_| other.to_owned());
-    let authority = options.target.authority().context("the target is no http://ADDRESS:PORT/BUCKET")?;
     let mut shared = Shared {
         options: options.clone(),
-        credentials: Credentials::new(
-            variable("AWS_ACCESS_KEY_ID", "bench"),
-            variable("AWS_SECRET_ACCESS_KEY", "bench"),
-            None,
-            None,
-            "bench",
-        ),
-        region: variable("AWS_REGION", "us-east-1"),
-        host: HeaderValue::from_str(authority.as_str())?,
-        address: authority.to_string(),
-        prefix: options.target.path().trim_end_matches('/').to_owned(),
+        client: Client::new(&options.target)?,
         small,
         next: AtomicUsize::new(0),
         large: Vec::new(),
@@ -163,14 +132,16 @@ fn work(shared: &Arc<Shared>, workers: usize) -> Result<()> {
 }
 
 async fn worker(shared: Arc<Shared>) -> Result<()> {
-    let mut connection = Connection::open(&shared).await?;
+    let mut connection = Connection::open(&shared.client).await?;
     let mut buffer = BytesMut::new();
     while let Some(job) = shared.small.get(shared.next.fetch_add(1, Ordering::Relaxed)) {
         let file = File::open(shared.options.directory.join(&job.name))?;
         let bytes = read(&file, 0, job.size, &mut buffer)?;
         let digest = Sha256::digest(&bytes);
-        let path = shared.path(&job.name);
-        connection.put(&shared, &path, bytes, &digest, true).await.with_context(|| job.name.clone())?;
+        let path = shared.client.path(&job.name);
+        put(&mut connection, &shared.client, &path, bytes, &digest, true)
+            .await
+            .with_context(|| job.name.clone())?;
     }
     for large in &shared.large {
         send_parts(&shared, large, &mut connection, &mut buffer).await?;
@@ -206,7 +177,7 @@ async fn send_parts(
         drop(next);
         let digest = Sha256::digest(&bytes);
         let path = format!("{}?partNumber={}&uploadId={}", large.path, number + 1, large.upload);
-        let tag = connection.put(shared, &path, bytes, &digest, false).await?;
+        let tag = put(connection, &shared.client, &path, bytes, &digest, false).await?;
         let mut tags = large.tags.lock().await;
         let slot = tags.get_mut(number as usize).context("more parts than there are")?;
         *slot = Some(format!(
@@ -222,14 +193,14 @@ async fn begin(shared: &Shared, jobs: &[Job]) -> Result<Vec<Large>> {
     if jobs.is_empty() {
         return Ok(all);
     }
-    let mut connection = Connection::open(shared).await?;
+    let mut connection = Connection::open(&shared.client).await?;
     for job in jobs {
-        let path = shared.path(&job.name);
-        let mut request = shared.request(Method::POST, &format!("{path}?uploads="), Bytes::new())?;
+        let path = shared.client.path(&job.name);
+        let mut request = shared.client.request(Method::POST, &format!("{path}?uploads="), Bytes::new())?;
         let headers = request.headers_mut();
         headers.insert("x-amz-checksum-algorithm", HeaderValue::from_static("SHA256"));
         headers.insert("x-amz-checksum-type", HeaderValue::from_static("COMPOSITE"));
-        let (_, answer) = connection.send(shared, request, EMPTY_SHA256).await?;
+        let (_, answer) = connection.send(&shared.client, request, EMPTY_SHA256).await?;
         let answer = String::from_utf8_lossy(&answer).into_owned();
         let upload = elements(&answer, "UploadId").next().context("the server named no upload")?.into_owned();
         let parts = usize::try_from(job.size.div_ceil(shared.options.part_size))?;
@@ -249,102 +220,38 @@ async fn complete(shared: &Shared) -> Result<()> {
     if shared.large.is_empty() {
         return Ok(());
     }
-    let mut connection = Connection::open(shared).await?;
+    let mut connection = Connection::open(&shared.client).await?;
     for large in &shared.large {
         let tags = large.tags.lock().await;
         let parts: String = tags.iter().flatten().map(String::as_str).collect();
         let body = Bytes::from(format!("<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>"));
         let digest = hex::encode(Sha256::digest(&body));
         let path = format!("{}?uploadId={}", large.path, large.upload);
-        let request = shared.request(Method::POST, &path, body)?;
-        let (_, answer) = connection.send(shared, request, &digest).await?;
+        let request = shared.client.request(Method::POST, &path, body)?;
+        let (_, answer) = connection.send(&shared.client, request, &digest).await?;
         ensure!(answer.windows(6).any(|bytes| bytes == b"<ETag>"), "{}", String::from_utf8_lossy(&answer));
     }
     Ok(())
 }
 
-impl Shared {
-    fn path(&self, name: &str) -> String {
-        format!("{}/{}", self.prefix, utf8_percent_encode(name, KEY))
+async fn put(
+    connection: &mut Connection,
+    client: &Client,
+    path: &str,
+    bytes: Bytes,
+    digest: &[u8],
+    whole: bool,
+) -> Result<String> {
+    let payload = hex::encode(digest);
+    let mut request = client.request(Method::PUT, path, bytes)?;
+    let headers = request.headers_mut();
+    let checksum = HeaderValue::from_str(&BASE64.encode(digest))?;
+    headers.insert(HeaderName::from_static("x-amz-checksum-sha256"), checksum);
+    if whole {
+        headers.insert("content-type", HeaderValue::from_static("application/octet-stream"));
+        headers.insert("x-amz-meta-sha256", HeaderValue::from_str(&payload)?);
     }
-
-    fn request(&self, method: Method, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>> {
-        let request = Request::builder().method(method).uri(path).header(HOST, self.host.clone());
-        Ok(request.body(Full::new(body))?)
-    }
-
-    fn sign(&self, request: &mut Request<Full<Bytes>>, payload: &str) -> Result<()> {
-        let mut settings = SigningSettings::default();
-        settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
-        settings.percent_encoding_mode = PercentEncodingMode::Single;
-        settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
-        let identity = self.credentials.clone().into();
-        let params = v4::SigningParams::builder()
-            .identity(&identity)
-            .region(&self.region)
-            .name("s3")
-            .time(SystemTime::now())
-            .settings(settings)
-            .build()?
-            .into();
-        let uri = request.uri().to_string();
-        let headers =
-            request.headers().iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
-        let body = SignableBody::Precomputed(payload.to_owned());
-        let signable = SignableRequest::new(request.method().as_str(), uri, headers, body)?;
-        let (instructions, _) = sign(signable, &params)?.into_parts();
-        instructions.apply_to_request_http1x(request);
-        Ok(())
-    }
-}
-
-/// One connection, on which one request waits for the answer to the one before.
-struct Connection(SendRequest<Full<Bytes>>);
-
-impl Connection {
-    async fn open(shared: &Shared) -> Result<Self> {
-        let stream = TcpStream::connect(&shared.address)
-            .await
-            .with_context(|| format!("cannot connect to {}", shared.address))?;
-        stream.set_nodelay(true)?;
-        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
-        Ok(Self(sender))
-    }
-
-    async fn put(
-        &mut self,
-        shared: &Shared,
-        path: &str,
-        bytes: Bytes,
-        digest: &[u8],
-        whole: bool,
-    ) -> Result<String> {
-        let payload = hex::encode(digest);
-        let mut request = shared.request(Method::PUT, path, bytes)?;
-        let headers = request.headers_mut();
-        let checksum = HeaderValue::from_str(&BASE64.encode(digest))?;
-        headers.insert(HeaderName::from_static("x-amz-checksum-sha256"), checksum);
-        if whole {
-            headers.insert("content-type", HeaderValue::from_static("application/octet-stream"));
-            headers.insert("x-amz-meta-sha256", HeaderValue::from_str(&payload)?);
-        }
-        let (answer, _) = self.send(shared, request, &payload).await?;
-        let tag = answer.headers().get("etag").and_then(|tag| tag.to_str().ok());
-        Ok(tag.context("the answer has no ETag")?.to_owned())
-    }
-
-    async fn send(
-        &mut self,
-        shared: &Shared,
-        mut request: Request<Full<Bytes>>,
-        payload: &str,
-    ) -> Result<(Response<()>, Bytes)> {
-        shared.sign(&mut request, payload)?;
-        self.0.ready().await?;
-        let (head, body) = self.0.send_request(request).await?.into_parts();
-        let body = body.collect().await?.to_bytes();
-        ensure!(head.status.is_success(), "status {}: {}", head.status, String::from_utf8_lossy(&body));
-        Ok((Response::from_parts(head, ()), body))
-    }
+    let (answer, _) = connection.send(client, request, &payload).await?;
+    let tag = answer.headers().get("etag").and_then(|tag| tag.to_str().ok());
+    Ok(tag.context("the answer has no ETag")?.to_owned())
 }

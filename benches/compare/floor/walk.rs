@@ -81,11 +81,11 @@ pub(crate) fn stat(root: &Path) -> Result<()> {
 }
 
 /// Walks, reads each file once and hashes it, on one thread, and prints the number and size of files with a hash of
-/// all hashes.
+/// all hashes. `twice` is for a file in parts, which has a hash of each part and one of the whole.
 ///
 /// # Errors
 /// Those of the walk and of reading.
-pub(crate) fn read(root: &Path) -> Result<()> {
+pub(crate) fn read(root: &Path, twice: bool) -> Result<()> {
     let (mut count, mut bytes) = (0_u64, 0);
     let mut all = [0_u8; 32];
     let mut buffer = vec![0; STEP];
@@ -93,6 +93,7 @@ pub(crate) fn read(root: &Path) -> Result<()> {
         let file = openat(directory, name, OFlags::RDONLY | OFlags::NOFOLLOW, Mode::empty())?;
         let size = usize::try_from(fstat(&file)?.st_size)?;
         let mut hasher = Sha256::new();
+        let mut parts = twice.then(Sha256::new);
         let mut done = 0;
         while done < size {
             let read = read_fd(&file, &mut buffer[..])?;
@@ -100,10 +101,16 @@ pub(crate) fn read(root: &Path) -> Result<()> {
                 break;
             }
             hasher.update(&buffer[..read]);
+            if let Some(parts) = &mut parts {
+                parts.update(&buffer[..read]);
+            }
             done += read;
         }
         count += 1;
         bytes += done as u64;
+        if let Some(parts) = parts {
+            std::hint::black_box(parts.finalize());
+        }
         // In no order.
         for (sum, byte) in all.iter_mut().zip(hasher.finalize()) {
             *sum ^= byte;

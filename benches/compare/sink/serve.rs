@@ -23,7 +23,7 @@ use crate::floor::walk;
 ///
 /// # Errors
 /// When a file cannot be read, or its name is no key.
-pub(super) fn register(sink: &Sink, directory: &Path, bucket: &str) -> Result<()> {
+pub(super) fn register(sink: &Sink, directory: &Path, bucket: &str, mtimes: bool) -> Result<()> {
     let mut names = Vec::new();
     walk::files(directory, |name, _| {
         names.push(name.to_owned());
@@ -36,7 +36,7 @@ pub(super) fn register(sink: &Sink, directory: &Path, bucket: &str) -> Result<()
             let Some(name) = next.lock().unwrap_or_else(PoisonError::into_inner).next() else {
                 return Ok(());
             };
-            let object = object(&directory.join(&name), &mut buffer)?;
+            let object = object(&directory.join(&name), &mut buffer, mtimes)?;
             let Some(name) = name.to_str() else { bail!("{} is no key", name.display()) };
             sink.store.put(&format!("{bucket}/{name}"), object, |_| true);
         }
@@ -51,7 +51,7 @@ pub(super) fn register(sink: &Sink, directory: &Path, bucket: &str) -> Result<()
     })
 }
 
-fn object(path: &Path, buffer: &mut [u8]) -> Result<Object> {
+fn object(path: &Path, buffer: &mut [u8], mtimes: bool) -> Result<Object> {
     let context = || format!("cannot read {}", path.display());
     let mut file = File::open(path).with_context(context)?;
     let (mut md5, mut sha256, mut size) = (Md5::new(), Sha256::new(), 0);
@@ -65,7 +65,7 @@ fn object(path: &Path, buffer: &mut [u8]) -> Result<Object> {
         size += read as u64;
     }
     let sha256 = sha256.finalize();
-    let facts = Facts {
+    let mut facts = Facts {
         content_type: Some(HeaderValue::from_static("application/octet-stream")),
         headers: vec![(
             HeaderName::from_static("x-amz-meta-sha256"),
@@ -76,6 +76,12 @@ fn object(path: &Path, buffer: &mut [u8]) -> Result<Object> {
             HeaderValue::from_str(&BASE64.encode(sha256))?,
         )),
     };
+    if mtimes {
+        let since = file.metadata()?.modified()?.duration_since(std::time::UNIX_EPOCH)?;
+        let time = format!("{}.{:09}", since.as_secs(), since.subsec_nanos());
+        let name = HeaderName::from_static("x-amz-meta-mtime");
+        facts.headers.push((name, HeaderValue::from_str(&time)?));
+    }
     let etag = format!("\"{}\"", hex::encode(md5.finalize()));
     Ok(Object { size, etag, modified: now(), facts, checksum_type: "FULL_OBJECT", bytes: None })
 }

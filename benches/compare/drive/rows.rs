@@ -100,7 +100,7 @@ impl Row {
     }
 
     /// Bytes that came from the disk, per byte of the files; nothing on a tmpfs.
-    pub(crate) fn from_disk(&self) -> Option<f64> {
+    pub(crate) fn disk_read(&self) -> Option<f64> {
         self.disk.filter(|disk| *disk > 0 && self.bytes > 0).map(|disk| float(disk) / float(self.bytes))
     }
 
@@ -205,7 +205,7 @@ fn line(text: &mut String, row: &Row, reference: Option<&Row>) {
         number(row.peak(), 0),
         number(row.requests_per_object(), 2),
         number(row.read(), 2),
-        number(row.from_disk(), 2),
+        number(row.disk_read(), 2),
         number(row.server_cpu().filter(|_| !row.who.is_local()), 2),
         row.samples.len().to_string(),
         row.spread().map(|spread| format!("{:.0} %", spread * 100.0)).unwrap_or_default(),
@@ -258,7 +258,7 @@ pub(crate) mod tests {
         assert_eq!(migrator.cpu_per_object(), Some(40_000.0));
         assert_eq!(migrator.cpu_per_mib(), Some(2_000.0));
         assert_eq!(migrator.read(), Some(2.0));
-        assert_eq!(migrator.from_disk(), Some(1.0));
+        assert_eq!(migrator.disk_read(), Some(1.0));
         let mut broken = row(Who::Rclone, &[]);
         broken.failure = Some("it | broke".to_owned());
         let text = tables(&[migrator, row(Who::S5cmd, &[8, 8, 8]), broken]);

@@ -69,9 +69,12 @@ impl<'a> Runner<'a> {
         })
     }
 
-    fn takes_part(&self, who: Who) -> bool {
-        let peers = &self.options.peers;
-        !who.is_peer() || peers.is_empty() || peers.iter().any(|peer| who.label().contains(peer.as_str()))
+    /// Returns who takes part, of those who can. A quick run leaves out what starts slowly, unless it is asked for.
+    fn lineup(&self, lineup: &[Who]) -> Vec<Who> {
+        let (peers, quick) = (&self.options.peers, self.options.quick);
+        let named = |who: Who| peers.iter().any(|peer| who.label().contains(peer.as_str()));
+        let all = |who: Who| peers.is_empty() && !(quick && who.is_slow());
+        lineup.iter().copied().filter(|who| !who.is_peer() || named(*who) || all(*who)).collect()
     }
 
     /// Returns a path that nobody has used.
@@ -188,7 +191,7 @@ impl<'a> Runner<'a> {
         let sample = made.sample()?;
         let restored = self.work.path().join("nothing");
         for round in 0..=rounds {
-            for who in lineup.iter().copied().filter(|who| self.takes_part(*who)).collect::<Vec<_>>() {
+            for who in self.lineup(lineup) {
                 // Floors of the machine are the same whatever the server.
                 let idle = who.is_local() && server.name() != "sink";
                 let warm_up = round == 0;
@@ -246,12 +249,7 @@ impl<'a> Runner<'a> {
             false => Some(Server::sink(&[], Some(("--serve", &sample.directory)))?),
         };
         for round in 0..=rounds {
-            for who in Who::lineup(Scenario::Restore)
-                .iter()
-                .copied()
-                .filter(|who| self.takes_part(*who))
-                .collect::<Vec<_>>()
-            {
+            for who in self.lineup(Who::lineup(Scenario::Restore)) {
                 let warm_up = round == 0;
                 if (self.options.quick && warm_up) || (who.is_slow() && round != 1) {
                     continue;
@@ -303,12 +301,7 @@ impl<'a> Runner<'a> {
         measure::run(command, self.limit).context("the upload that was to be verified")?;
         arrived(Some(&server), made)?;
         for _ in 0..rounds {
-            for who in Who::lineup(Scenario::Verify)
-                .iter()
-                .copied()
-                .filter(|who| self.takes_part(*who))
-                .collect::<Vec<_>>()
-            {
+            for who in self.lineup(Who::lineup(Scenario::Verify)) {
                 let (scenario, set) = (Scenario::Verify, set.name());
                 let turn = Turn { server: server.name(), scenario, set, who, made, warm_up: false };
                 if !self.has_failed(turn) {
@@ -338,12 +331,7 @@ impl<'a> Runner<'a> {
         measure::run(command.context("no migrator")?, self.limit).context("the first copy of the set U")?;
         arrived(Some(&server), made)?;
         for round in 0..rounds {
-            for who in Who::lineup(Scenario::Unchanged)
-                .iter()
-                .copied()
-                .filter(|who| self.takes_part(*who))
-                .collect::<Vec<_>>()
-            {
+            for who in self.lineup(Who::lineup(Scenario::Unchanged)) {
                 // Some minutes, for no target.
                 if who.is_slow() || who == Who::S3sync || (round > 1 && who.is_peer()) {
                     continue;
@@ -382,10 +370,7 @@ impl<'a> Runner<'a> {
         let mut server = Server::sink(&[], None)?;
         let restored = self.work.path().join("nothing");
         for _ in 0..STARTS {
-            for who in [Who::Migrator, Who::Bare, Who::S5cmd, Who::RcloneTuned] {
-                if !self.takes_part(who) {
-                    continue;
-                }
+            for who in self.lineup(&[Who::Migrator, Who::Bare, Who::S5cmd, Who::RcloneTuned]) {
                 let scenario = Scenario::Upload;
                 let turn = Turn {
                     server: server.name(),

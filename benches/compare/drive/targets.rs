@@ -102,7 +102,7 @@ fn lines(rows: &[Row], extra: Extra) -> Vec<Line> {
     for set in ["S", "S2", "M", "L", "mixed"] {
         let row = up(set, Who::Migrator);
         // What is not a file of the source is the program, its ledger and /proc: it shows with small sets.
-        let value = row.and_then(|row| row.from_disk().or_else(|| row.read()));
+        let value = row.and_then(|row| row.disk_read().or_else(|| row.read()));
         all.push(most(&format!("{set}: bytes read"), "1.0 x the source".to_owned(), value, 1.05));
     }
     let idle = |who| sink(Scenario::Unchanged, "U", who);

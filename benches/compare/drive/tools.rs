@@ -268,7 +268,7 @@ impl Kit {
             }
             Who::S3sync => self.s3sync_line(&mut command, scenario, job, &bucket),
             Who::Aws => {
-                command.args(["s3", "sync", "--only-show-errors", "--no-progress"]);
+                command.args(["s3", "sync", "--only-show-errors", "--no-progress", "--no-follow-symlinks"]);
                 match scenario {
                     Scenario::Restore => command.arg(&bucket).arg(job.restored),
                     _ => command.arg(job.source).arg(&bucket),
@@ -326,10 +326,13 @@ impl Kit {
                 line.extend([format!("{bucket}/*").into(), directory(job.restored)]);
             }
             Scenario::Upload => {
-                line.extend(["cp", "--concurrency", "8"].map(Into::into));
+                line.extend(["cp", "--no-follow-symlinks", "--concurrency", "8"].map(Into::into));
                 line.extend([directory(job.source), format!("{bucket}/").into()]);
             }
-            _ => line.extend(["sync".into(), directory(job.source), format!("{bucket}/").into()]),
+            _ => {
+                line.extend(["sync", "--no-follow-symlinks"].map(Into::into));
+                line.extend([directory(job.source), format!("{bucket}/").into()]);
+            }
         }
         line
     }

@@ -255,7 +255,11 @@ fn same_trees(one: &Path, other: &Path) -> Result<()> {
     let (mut left, mut right) = (vec![0; 1 << 18], vec![0; 1 << 18]);
     crate::floor::walk::files(one, |name, size| {
         count += 1;
-        let (mut from, mut to) = (fs::File::open(one.join(name))?, fs::File::open(other.join(name))?);
+        let open = |tree: &Path| {
+            fs::File::open(tree.join(name))
+                .with_context(|| format!("cannot open {}", tree.join(name).display()))
+        };
+        let (mut from, mut to) = (open(one)?, open(other)?);
         if to.metadata()?.len() != size {
             bail!("{} has another size", name.display());
         }

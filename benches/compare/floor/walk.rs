@@ -27,13 +27,14 @@ fn walk(root: &Path, found: Found<'_>) -> Result<()> {
     let context = || format!("cannot read {}", root.display());
     let directory =
         openat(CWD, root, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).with_context(context)?;
-    descend(directory, &mut Vec::new(), found).with_context(context)
+    descend(directory, &mut Vec::new(), found)
 }
 
 fn descend(directory: OwnedFd, path: &mut Vec<u8>, found: Found<'_>) -> Result<()> {
-    let entries = Dir::read_from(&directory)?;
+    let here = |path: &[u8]| format!("cannot read {:?} in the tree", OsStr::from_bytes(path));
+    let entries = Dir::read_from(&directory).with_context(|| here(path))?;
     for entry in entries {
-        let entry = entry?;
+        let entry = entry.with_context(|| here(path))?;
         let name = entry.file_name();
         if matches!(name.to_bytes(), b"." | b"..") {
             continue;
@@ -47,7 +48,7 @@ fn descend(directory: OwnedFd, path: &mut Vec<u8>, found: Found<'_>) -> Result<(
         let kind = match entry.file_type() {
             FileType::Directory => FileType::Directory,
             FileType::RegularFile | FileType::Unknown => {
-                let stat = statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                let stat = statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW).with_context(|| here(path))?;
                 let kind = FileType::from_raw_mode(stat.st_mode);
                 if kind == FileType::RegularFile {
                     found(directory.as_fd(), name, path, u64::try_from(stat.st_size).unwrap_or(0))?;
@@ -58,7 +59,8 @@ fn descend(directory: OwnedFd, path: &mut Vec<u8>, found: Found<'_>) -> Result<(
         };
         if kind == FileType::Directory {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-            descend(openat(&directory, name, flags, Mode::empty())?, path, found)?;
+            let inner = openat(&directory, name, flags, Mode::empty()).with_context(|| here(path))?;
+            descend(inner, path, found)?;
         }
         path.truncate(length);
     }

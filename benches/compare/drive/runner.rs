@@ -20,6 +20,9 @@ use crate::sets::{Made, Set};
 /// Runs of `migrator --version`, and copies of one file.
 const STARTS: usize = 20;
 
+/// What the name of a run's directory begins with.
+const RUN: &str = "run-";
+
 /// The bucket of what was there before, with the times of files as rclone has them.
 const PEERS_BUCKET: &str = "peers";
 
@@ -56,7 +59,10 @@ pub(crate) fn note(line: fmt::Arguments<'_>) {
 
 impl<'a> Runner<'a> {
     pub(crate) fn new(kit: Kit, options: &'a Options, work: &Path, ledgers: &Path) -> Result<Self> {
-        let directory = |parent: &Path| tempfile::Builder::new().prefix("run-").tempdir_in(parent);
+        let directory = |parent: &Path| {
+            sweep(parent);
+            tempfile::Builder::new().prefix(&format!("{RUN}{}-", std::process::id())).tempdir_in(parent)
+        };
         Ok(Self {
             kit,
             rows: Vec::new(),
@@ -328,7 +334,8 @@ impl<'a> Runner<'a> {
         let job = |endpoint| Job { source: &made.directory, endpoint, ledger: &ledger, restored: &restored };
         let command = self.kit.command(Who::Migrator, Scenario::Upload, &job(&endpoint));
         note(format_args!("copying the set U once"));
-        measure::run(command.context("no migrator")?, self.limit).context("the first copy of the set U")?;
+        measure::run(command.context("no migrator")?, 4 * self.limit)
+            .context("the first copy of the set U")?;
         arrived(Some(&server), made)?;
         for round in 0..rounds {
             for who in self.lineup(Who::lineup(Scenario::Unchanged)) {
@@ -407,6 +414,19 @@ impl<'a> Runner<'a> {
     }
 }
 
+/// Removes what runs left that were killed: their directories are named after their processes.
+fn sweep(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|name| name.strip_prefix(RUN)?.split_once('-'));
+        let pid = owner.and_then(|(pid, _)| pid.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            // What cannot be removed stays.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 /// Checks that all files are there: a run that leaves some out has no figure.
 fn arrived(server: Option<&Server>, made: &Made) -> Result<()> {
     let found = server.context("no server")?.sums()?;
@@ -420,4 +440,21 @@ fn arrived(server: Option<&Server>, made: &Made) -> Result<()> {
         wanted.bytes
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_run_left_is_removed() {
+        let parent = tempfile::tempdir().unwrap();
+        let ours = format!("run-{}-x", std::process::id());
+        for name in ["run-4294967295-x", ours.as_str(), "run-x", "S"] {
+            fs::create_dir(parent.path().join(name)).unwrap();
+        }
+        sweep(parent.path());
+        let left = |name: &str| parent.path().join(name).exists();
+        assert!(!left("run-4294967295-x") && left(&ours) && left("run-x") && left("S"));
+    }
 }

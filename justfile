@@ -10,6 +10,10 @@ check:
 test *arguments:
     tests/run {{arguments}}
 
+# The migrator beside its peers and the floor; without arguments writes benches/RESULTS.md.
+compare *arguments:
+    benches/compare/run {{arguments}}
+
 # Formats the code.
 fmt:
     cargo fmt --all

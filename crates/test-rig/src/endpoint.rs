@@ -54,6 +54,20 @@ impl Admin {
 }
 
 impl S3Endpoint {
+    /// Returns the address of a bucket of a server that the rig did not start and that checks no credentials, as
+    /// [`ServerKind::Moto`] does not.
+    pub fn unchecked(endpoint: impl Into<String>, bucket: impl Into<String>) -> Self {
+        Self {
+            endpoint: endpoint.into(),
+            access_key: "any".to_owned(),
+            secret_key: "any".to_owned(),
+            region: "us-east-1".to_owned(),
+            bucket: bucket.into(),
+            kind: ServerKind::Moto,
+            admin: None,
+        }
+    }
+
     /// Returns the variables by which the AWS SDKs, awscli, s5cmd and `migrator` find the server. They keep the
     /// machine's own configuration and credentials out, and the lookup of an instance role, which would wait for
     /// seconds.

@@ -41,10 +41,11 @@
 //! | [`backend`] | the storages: a directory, S3, memory; with a feature, any `object_store` |
 //! | [`layer`] | what is put around one: metrics, cache, retry, limit, timeout |
 //! | [`stack`] | from a configuration to a storage with its layers |
+//! | `compat` | with the feature `object-store`: a storage as a store of the crate `object_store` |
 //! | `testkit` | with the feature of that name: the conformance suite, and a storage that fails on purpose |
 //!
 //! Features: `local` and `s3` (both on by default) bring their backends, `cache` a layer that keeps metadata and
-//! small files in memory, `object-store` the way from the crate of that name, `testkit` the tests for
+//! small files in memory, `object-store` the way from and to the crate of that name, `testkit` the tests for
 //! storages of one's own.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests prepare and damage files"))]
@@ -52,6 +53,8 @@
 pub mod backend;
 pub mod body;
 pub mod checksum;
+#[cfg(feature = "object-store")]
+pub mod compat;
 pub mod error;
 pub mod id;
 pub mod layer;

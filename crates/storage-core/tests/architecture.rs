@@ -39,6 +39,7 @@ const STORAGE_CORE: &[Row] = &[
         &["layer", "layer::metered::names", "body", "checksum", "error", "id", "metadata", "storage"],
     ),
     ("layer::timeout", &["layer", "body", "checksum", "error", "id", "metadata", "storage"]),
+    ("compat", WAIST),
     ("testkit", WAIST),
     (
         "stack",

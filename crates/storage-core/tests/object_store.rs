@@ -3,5 +3,8 @@
 #![cfg(feature = "object-store")]
 #![expect(clippy::print_stderr, reason = "what was left out is for whoever reads the output")]
 
+#[cfg(all(feature = "local", feature = "s3"))]
+#[path = "object_store/compat.rs"]
+mod compat;
 #[path = "object_store/stores.rs"]
 mod stores;

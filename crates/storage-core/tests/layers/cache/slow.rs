@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -36,7 +36,9 @@ impl SlowStorage {
 
     /// Waits until so many answers have been held back in all.
     pub(super) async fn wait_for(&self, count: u64) {
+        let start = Instant::now();
         while self.waiting.load(Ordering::SeqCst) < count {
+            assert!(start.elapsed() < Duration::from_secs(60), "the storage was not asked {count} times");
             tokio::task::yield_now().await;
         }
     }

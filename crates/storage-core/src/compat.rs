@@ -2,6 +2,24 @@
 //!
 //! What that crate asks and this library does not have is refused with `NotImplemented`: versions of the past,
 //! attributes other than the media type and metadata (which are our tags), and its own tags.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use object_store::{ObjectStoreExt, path::Path};
+//! use storage_core::backend::memory::MemoryStorage;
+//! use storage_core::compat::ObjectStoreCompat;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // In a service: the whole stack, from `stack::build`.
+//! let store = ObjectStoreCompat::new(Arc::new(MemoryStorage::new()));
+//! let path = Path::parse("tables/2024.parquet")?;
+//! store.put(&path, "PAR1".into()).await?;
+//! assert_eq!(store.get(&path).await?.bytes().await?, "PAR1");
+//! # Ok(())
+//! # }
+//! ```
 
 use std::fmt;
 use std::ops::Range;
@@ -67,12 +85,12 @@ impl ObjectStoreCompat {
     /// Opens the bytes, after the preconditions held of the very version that is opened.
     async fn open(&self, location: &Path, options: &GetOptions) -> Result<(ObjectMeta, Download)> {
         let id = file_id(location)?;
-        let mut asked = DownloadOptions::default();
-        asked.range = options.range.as_ref().map(|range| match range {
+        let range = options.range.as_ref().map(|range| match range {
             GetRange::Bounded(range) => ByteRange::Between(range.start, range.end),
             GetRange::Offset(start) => ByteRange::From(*start),
             GetRange::Suffix(count) => ByteRange::Last(*count),
         });
+        let mut asked = DownloadOptions { range, ..DownloadOptions::default() };
         // A reader that has the file already is answered without opening it.
         let may_have_it = options.if_none_match.is_some() || options.if_modified_since.is_some();
         for _ in 0..TRIES {

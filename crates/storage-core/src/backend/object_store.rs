@@ -4,7 +4,7 @@
 //! what it cannot do is refused:
 //!
 //! - **Ids** are kept byte for byte. Ids with ASCII control characters are refused, as such paths are.
-//! - **Attributes** live with the object ([`attributes`]), or are refused by stores that keep none (a
+//! - **Attributes** live with the object, what it has no place for in one metadata value (`filestorage`), or are refused by stores that keep none (a
 //!   directory): there the media type follows from the id.
 //! - **Digest**: computed from the bytes that were sent, and kept where attributes are. A file of several parts is
 //!   read twice, as its attributes are due before its first part; whoever gives the digest spares the first
@@ -13,6 +13,27 @@
 //! - **Deletion** with a version, **parts** that survive the process (their list could not be asked for) and
 //!   **presigned URLs** without a [`Presigner`] are not supported.
 //! - **Order**: see [`ListOrder`].
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use object_store::memory::InMemory;
+//! use storage_core::backend::object_store::{ListOrder, ObjectStoreConfig, ObjectStoreStorage};
+//! use storage_core::stack::{self, LayersConfig};
+//! use storage_core::{FileId, FileStorageExt};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let config = ObjectStoreConfig::default().with_name("archive").with_order(ListOrder::Ascending);
+//! let storage = ObjectStoreStorage::open(Arc::new(InMemory::new()), config).await?;
+//! let storage = stack::layered(Arc::new(storage), &LayersConfig::default())?;
+//!
+//! let id = FileId::parse("reports/final.pdf")?;
+//! storage.upload_bytes(&id, "%PDF-1.7".into()).await?;
+//! assert_eq!(storage.download_bytes(&id).await?, "%PDF-1.7");
+//! # Ok(())
+//! # }
+//! ```
 
 use std::fmt;
 use std::sync::Arc;

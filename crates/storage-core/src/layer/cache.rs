@@ -2,7 +2,7 @@
 //!
 //! What a reader is shown was the storage's answer to a read that began after the last write through this layer
 //! had ended. Order of effects, and each gap:
-//! - A write ends the [epoch](epochs::Epochs) of its id when it begins and again when it ends, whatever became of
+//! - A write ends the epoch of its id when it begins and again when it ends, whatever became of
 //!   it: answered, failed, with unknown effect, or dropped by its caller. An entry of another epoch is not shown,
 //!   be it that the store failed to forget it or that a slow read put it there after the write.
 //! - While a write runs, readers ask the storage, which alone knows whether they see the old file or the new one.

@@ -24,7 +24,7 @@ struct Known {
 }
 
 fn deletes(number: u64) -> bool {
-    number % 3 == 0
+    number.is_multiple_of(3)
 }
 
 fn id(file: usize) -> FileId {
@@ -40,7 +40,7 @@ async fn write(storage: &CachedStorage, known: &Known, file: usize) {
             storage.upload_bytes(&id(file), number.to_string().into()).await.unwrap();
         }
         known.acknowledged.store(number, Ordering::SeqCst);
-        if number % 8 == 0 {
+        if number.is_multiple_of(8) {
             tokio::time::sleep(std::time::Duration::from_micros(300)).await;
         }
     }

@@ -3,5 +3,7 @@
 #[cfg(feature = "local")]
 pub mod local;
 pub mod memory;
+#[cfg(feature = "object-store")]
+pub mod object_store;
 #[cfg(feature = "s3")]
 pub mod s3;

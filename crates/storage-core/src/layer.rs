@@ -1,6 +1,7 @@
 //! What is put around a storage. No layer knows a backend.
 //!
-//! From outside in: [`metered`] counts and traces whole operations; [`retry`] repeats them; [`limit`] holds a
+//! From outside in: [`metered`] counts and traces whole operations; `cache` (with the feature of that name)
+//! answers some from memory; [`retry`] repeats them; [`limit`] holds a
 //! permit for each attempt, so that waiting to retry holds none; [`timeout`] is innermost, as its clock starts
 //! when the permit is held and a call that hangs would otherwise never fail.
 
@@ -9,6 +10,8 @@ use std::sync::Arc;
 use crate::error::{Error, ErrorKind, Op, Result};
 use crate::storage::{FileStorage, ResumableUpload};
 
+#[cfg(feature = "cache")]
+pub mod cache;
 pub mod limit;
 pub mod metered;
 pub mod retry;

@@ -38,19 +38,23 @@
 //! | [`metadata`] | what is known of a file besides its bytes |
 //! | [`body`] | bytes that can be read again, from any offset |
 //! | [`storage`] | the trait, its options and answers |
-//! | [`backend`] | the storages: a directory, S3, memory |
-//! | [`layer`] | what is put around one: metrics, retry, limit, timeout |
+//! | [`backend`] | the storages: a directory, S3, memory; with a feature, any `object_store` |
+//! | [`layer`] | what is put around one: metrics, cache, retry, limit, timeout |
 //! | [`stack`] | from a configuration to a storage with its layers |
+//! | `compat` | with the feature `object-store`: a storage as a store of the crate `object_store` |
 //! | `testkit` | with the feature of that name: the conformance suite, and a storage that fails on purpose |
 //!
-//! Features: `local` and `s3` (both on by default) bring their backends, `testkit` the tests for storages of
-//! one's own.
+//! Features: `local` and `s3` (both on by default) bring their backends, `cache` a layer that keeps metadata and
+//! small files in memory, `object-store` the way from and to the crate of that name, `testkit` the tests for
+//! storages of one's own.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests prepare and damage files"))]
 
 pub mod backend;
 pub mod body;
 pub mod checksum;
+#[cfg(feature = "object-store")]
+pub mod compat;
 pub mod error;
 pub mod id;
 pub mod layer;

@@ -10,6 +10,8 @@ use crate::backend::memory::MemoryStorage;
 #[cfg(feature = "s3")]
 use crate::backend::s3::{S3Config, S3Storage};
 use crate::error::Result;
+#[cfg(feature = "cache")]
+use crate::layer::cache::{CacheConfig, CachedStorage};
 use crate::layer::limit::{LimitConfig, LimitStorage};
 use crate::layer::metered::MeteredStorage;
 use crate::layer::retry::RetryStorage;
@@ -24,7 +26,7 @@ use crate::storage::FileStorage;
 pub struct StackConfig {
     /// The storage itself.
     pub backend: BackendConfig,
-    /// Default: all layers, each with its defaults.
+    /// Default: all layers but the cache, each with its defaults.
     #[serde(default)]
     pub layers: LayersConfig,
 }
@@ -80,6 +82,10 @@ impl Default for MemoryConfig {
 pub struct LayersConfig {
     /// Layers that are left out; default: none.
     pub off: Vec<Layer>,
+    /// Metadata and small files in memory. Default: none, as what another process writes is seen late: whoever
+    /// switches it on knows who else writes.
+    #[cfg(feature = "cache")]
+    pub cache: Option<CacheConfig>,
     /// Repetitions of failed operations.
     pub retry: RetryConfig,
     /// Operations at a time.
@@ -95,6 +101,9 @@ pub struct LayersConfig {
 pub enum Layer {
     /// [`MeteredStorage`]
     Metered,
+    /// [`CachedStorage`], where one is configured
+    #[cfg(feature = "cache")]
+    Cache,
     /// [`RetryStorage`]
     Retry,
     /// [`LimitStorage`]
@@ -120,9 +129,9 @@ pub async fn build(config: StackConfig) -> Result<Arc<dyn FileStorage>> {
     layered(storage, &config.layers)
 }
 
-/// Puts the layers around a storage that is open: metered, retry, limit, timeout, from outside in.
+/// Puts the layers around a storage that is open: metered, cache, retry, limit, timeout, from outside in.
 ///
-/// Timeout is within retry, as a call that hangs never fails by itself; its clock starts when the permit of
+/// What the cache answers is counted and takes no permit. /// Timeout is within retry, as a call that hangs never fails by itself; its clock starts when the permit of
 /// limit is held, and who waits to try again holds none.
 ///
 /// # Errors
@@ -138,6 +147,10 @@ pub fn layered(storage: Arc<dyn FileStorage>, config: &LayersConfig) -> Result<A
     }
     if on(Layer::Retry) {
         storage = Arc::new(RetryStorage::new(storage, config.retry)?);
+    }
+    #[cfg(feature = "cache")]
+    if let (true, Some(cache)) = (on(Layer::Cache), config.cache) {
+        storage = Arc::new(CachedStorage::new(storage, cache)?);
     }
     if on(Layer::Metered) {
         storage = Arc::new(MeteredStorage::new(storage));
@@ -182,6 +195,28 @@ mod tests {
         let order = ["MeteredStorage", "RetryStorage", "LimitStorage", "TimeoutStorage", "MemoryStorage"];
         let at: Vec<_> = order.iter().map(|name| shown.find(name).unwrap()).collect();
         assert!(at.is_sorted(), "{shown}");
+    }
+
+    #[cfg(feature = "cache")]
+    #[test]
+    fn a_cache_is_there_when_asked_for_and_stands_outside_the_retries() {
+        let shown = |json: &str| {
+            let config = parse(json).unwrap();
+            format!("{:?}", layered(Arc::new(MemoryStorage::new()), &config.layers).unwrap())
+        };
+        let without = shown(r#"{"backend": {"type": "memory"}}"#);
+        assert!(!without.contains("CachedStorage"), "{without}");
+        let with = shown(r#"{"backend": {"type": "memory"}, "layers": {"cache": {"ttl": "5s"}}}"#);
+        let order = ["MeteredStorage", "CachedStorage", "RetryStorage"];
+        let at: Vec<_> = order.iter().map(|name| with.find(name).unwrap()).collect();
+        assert!(at.is_sorted(), "{with}");
+        let off =
+            shown(r#"{"backend": {"type": "memory"}, "layers": {"off": ["cache"], "cache": {"ttl": "5s"}}}"#);
+        assert!(!off.contains("CachedStorage"), "{off}");
+        let config =
+            parse(r#"{"backend": {"type": "memory"}, "layers": {"cache": {"capacity": 0}}}"#).unwrap();
+        let refused = layered(Arc::new(MemoryStorage::new()), &config.layers).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Misconfigured);
     }
 
     #[test]

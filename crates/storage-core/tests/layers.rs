@@ -16,6 +16,9 @@ use storage_core::storage::FileStorage;
 use storage_core::testkit::conformance::Fixture;
 use storage_core::testkit::flaky::{FlakyStorage, Odds};
 
+#[cfg(feature = "cache")]
+#[path = "layers/cache.rs"]
+mod cache;
 #[path = "layers/limit.rs"]
 mod limit;
 #[path = "layers/metered.rs"]

@@ -23,7 +23,7 @@ fn id(text: &str) -> FileId {
 
 /// Runs the work and returns every series as `name{label=value,...}` with its value; of a histogram, how many
 /// were recorded.
-fn recorded(work: impl Future<Output = ()>) -> BTreeMap<String, f64> {
+pub(crate) fn recorded(work: impl Future<Output = ()>) -> BTreeMap<String, f64> {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     let runtime =

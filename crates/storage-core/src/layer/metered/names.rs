@@ -13,11 +13,27 @@ pub const BYTES: &str = "storage_bytes_total";
 pub const INFLIGHT: &str = "storage_inflight_operations";
 /// Counter: attempts beyond the first, by `backend`, `operation` and `reason`.
 pub const RETRIES: &str = "storage_retries_total";
+/// Counter: lookups of a cache, by `tier` (where the cache keeps its entries) and `result`: [`HIT`], [`MISS`],
+/// [`ERROR`], [`TIMEOUT`] or [`BYPASSED`].
+pub const CACHE_REQUESTS: &str = "storage_cache_requests_total";
+/// Histogram: seconds until a cache answered, by `tier`, `operation` (`get`, `put` or `invalidate`) and `result`:
+/// [`OK`], [`ERROR`] or [`TIMEOUT`].
+pub const CACHE_DURATION: &str = "storage_cache_duration_seconds";
 
 /// Outcome of an operation that succeeded.
 pub const OK: &str = "ok";
 /// Outcome of an operation that its caller dropped.
 pub const DROPPED: &str = "dropped";
+/// Result of a lookup that a cache answered.
+pub const HIT: &str = "hit";
+/// Result of a lookup that a cache had no answer to.
+pub const MISS: &str = "miss";
+/// Result of a request that a cache failed at.
+pub const ERROR: &str = "error";
+/// Result of a request that a cache did not answer in time.
+pub const TIMEOUT: &str = "timeout";
+/// Result of a lookup that was not made: a write was running, or the cache had just failed.
+pub const BYPASSED: &str = "bypassed";
 /// Direction of an upload.
 pub const WRITE: &str = "write";
 /// Direction of a download.

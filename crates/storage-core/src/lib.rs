@@ -39,6 +39,7 @@
 //! | [`body`] | bytes that can be read again, from any offset |
 //! | [`storage`] | the trait, its options and answers |
 //! | [`backend`] | the storages: a directory, S3, memory |
+//! | `presign` | with the feature `local`: URLs that are permissions, signed and checked |
 //! | [`layer`] | what is put around one: metrics, retry, limit, timeout |
 //! | [`stack`] | from a configuration to a storage with its layers |
 //! | `testkit` | with the feature of that name: the conformance suite, and a storage that fails on purpose |
@@ -51,10 +52,14 @@
 pub mod backend;
 pub mod body;
 pub mod checksum;
+#[cfg(feature = "s3")]
+mod disposition;
 pub mod error;
 pub mod id;
 pub mod layer;
 pub mod metadata;
+#[cfg(feature = "local")]
+pub mod presign;
 pub mod stack;
 pub mod storage;
 #[cfg(feature = "testkit")]

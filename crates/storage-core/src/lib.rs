@@ -40,6 +40,7 @@
 //! | [`storage`] | the trait, its options and answers |
 //! | [`backend`] | the storages: a directory, S3, memory |
 //! | `presign` | with the feature `local`: URLs that are permissions, signed and checked |
+//! | `http` | with the feature of that name: a router that serves them |
 //! | [`layer`] | what is put around one: metrics, retry, limit, timeout |
 //! | [`stack`] | from a configuration to a storage with its layers |
 //! | `testkit` | with the feature of that name: the conformance suite, and a storage that fails on purpose |
@@ -52,9 +53,11 @@
 pub mod backend;
 pub mod body;
 pub mod checksum;
-#[cfg(feature = "s3")]
+#[cfg(any(feature = "s3", feature = "http"))]
 mod disposition;
 pub mod error;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod id;
 pub mod layer;
 pub mod metadata;

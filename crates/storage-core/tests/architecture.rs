@@ -27,6 +27,8 @@ const STORAGE_CORE: &[Row] = &[
     ("backend::local", &["presign", "body", "checksum", "error", "id", "metadata", "storage"]),
     ("backend::memory", WAIST),
     ("backend::s3", &["disposition", "body", "checksum", "error", "id", "metadata", "storage"]),
+    // Serves any storage; it knows none.
+    ("http", &["disposition", "presign", "body", "checksum", "error", "id", "metadata", "storage"]),
     ("layer", WAIST),
     ("layer::limit", &["layer", "body", "checksum", "error", "id", "metadata", "storage"]),
     ("layer::metered", &["layer", "body", "checksum", "error", "id", "metadata", "storage"]),

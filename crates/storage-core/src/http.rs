@@ -47,16 +47,17 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::Router;
-use axum::body::{Body, BodyDataStream};
+use axum::body::BodyDataStream;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
-use axum::http::{Method, header};
+use axum::http::{HeaderMap, Method, header};
 use axum::response::Response;
 use axum::routing::any;
 use futures::StreamExt;
 
 use self::answer::Refusal;
 use crate::body::READ_CHUNK;
+use crate::id::FileId;
 use crate::presign::{Grant, UrlSigner};
 use crate::storage::{FileStorage, PresignMethod};
 
@@ -125,6 +126,43 @@ pub fn router(storage: Arc<dyn FileStorage>, signer: UrlSigner, config: ServeCon
     Router::new().route(&path, any(handle)).with_state(Arc::new(Server { storage, signer, config }))
 }
 
+/// Answers a GET of a file, for services that decide by other means than a URL who may read it: with ranges,
+/// conditions and the headers that the router sets, and its statuses where the file cannot be sent.
+pub async fn send_file(
+    storage: &dyn FileStorage,
+    id: &FileId,
+    request: &HeaderMap,
+    shown: &Presentation,
+) -> Response {
+    read::read(storage, id, request, shown).await.unwrap_or_else(Refusal::into_response)
+}
+
+/// How a browser is to take a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Presentation {
+    /// The name under which it saves the file; default: the last segment of the URL.
+    pub save_as: Option<String>,
+    /// It shows the file where it can; default: false, it saves it.
+    pub inline: bool,
+}
+
+impl Presentation {
+    /// Sets the name under which a browser saves the file.
+    #[must_use]
+    pub fn with_save_as(mut self, file_name: impl Into<String>) -> Self {
+        self.save_as = Some(file_name.into());
+        self
+    }
+
+    /// Has a browser show the file where it can.
+    #[must_use]
+    pub fn with_inline(mut self) -> Self {
+        self.inline = true;
+        self
+    }
+}
+
 #[derive(Debug)]
 struct Server {
     storage: Arc<dyn FileStorage>,
@@ -152,10 +190,13 @@ async fn handle(State(server): State<Arc<Server>>, request: Request) -> Response
 impl Server {
     async fn answer(&self, parts: &Parts, body: &mut BodyDataStream) -> Result<Response, Refusal> {
         match parts.method {
-            Method::GET => self.read(&self.grant(parts, PresignMethod::Get)?, &parts.headers).await,
-            Method::HEAD => {
-                let answer = self.look(&self.grant(parts, PresignMethod::Get)?, &parts.headers).await?;
-                Ok(answer.map(|()| Body::empty()))
+            Method::GET | Method::HEAD => {
+                let Grant { id, save_as, inline, .. } = self.grant(parts, PresignMethod::Get)?;
+                let shown = Presentation { save_as, inline };
+                if parts.method == Method::HEAD {
+                    return read::look(&*self.storage, &id, &parts.headers, &shown).await;
+                }
+                read::read(&*self.storage, &id, &parts.headers, &shown).await
             }
             Method::PUT => self.write(&self.grant(parts, PresignMethod::Put)?, &parts.headers, body).await,
             _ => Err(Refusal::method()),

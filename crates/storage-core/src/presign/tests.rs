@@ -272,7 +272,7 @@ fn keys_come_from_files_and_are_not_shown() {
     let shown = format!("{signer:?}");
     assert!(!shown.contains("0123456789abcdef") && shown.contains("not shown"), "{shown}");
     for (path, why) in [
-        (file("short", secret[..31].as_bytes()), "31 bytes; it has at least 32"),
+        (file("short", &secret.as_bytes()[..31]), "31 bytes; it has at least 32"),
         (file("empty", b""), "0 bytes; it has at least 32"),
         (file("huge", &[1; 5000]), "no key"),
         (directory.path().join("missing"), "missing: No such file"),

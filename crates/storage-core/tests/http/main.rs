@@ -1,11 +1,11 @@
-//! Presigned URLs with a plain HTTP client: the same promises of a directory behind the router and of S3 servers,
-//! and what the router alone promises.
+//! What is spoken over HTTP, with a plain client. Presigned URLs: the same promises of a directory behind the router and of S3 servers,
+//! and what the router alone promises. And the services of `examples/`.
 
 #![cfg(all(feature = "http", feature = "s3"))]
-#![expect(clippy::disallowed_methods, reason = "tests make and damage files")]
 
 mod client;
 mod everywhere;
+mod service;
 mod serving;
 
 use std::net::SocketAddr;

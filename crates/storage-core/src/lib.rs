@@ -30,6 +30,8 @@
 //! # }
 //! ```
 //!
+//! The [`guide`] is the five minutes from here to files on a disk, on S3, and links to them.
+//!
 //! | module | what it holds |
 //! |---|---|
 //! | [`id`] | names of files, parsed at the border |
@@ -45,8 +47,8 @@
 //! | [`stack`] | from a configuration to a storage with its layers |
 //! | `testkit` | with the feature of that name: the conformance suite, and a storage that fails on purpose |
 //!
-//! Features: `local` and `s3` (both on by default) bring their backends, `testkit` the tests for storages of
-//! one's own.
+//! Features: `local` and `s3` (both on by default) bring their backends, `http` the router that serves presigned
+//! URLs, `testkit` the tests for storages of one's own.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests prepare and damage files"))]
 
@@ -56,6 +58,7 @@ pub mod checksum;
 #[cfg(any(feature = "s3", feature = "http"))]
 mod disposition;
 pub mod error;
+pub mod guide;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod id;

@@ -21,6 +21,8 @@ const STORAGE_CORE: &[Row] = &[
     ("metadata", &["checksum", "id"]),
     ("body", &["checksum", "error", "metadata"]),
     ("storage", &["body", "checksum", "error", "id", "metadata"]),
+    // Words and examples.
+    ("guide", &[]),
     ("disposition", &[]),
     ("presign", &["error", "id", "storage"]),
     ("backend", &[]),

@@ -107,7 +107,12 @@ async fn reads_whole_files(behind: &Behind) {
         assert!(answer.body == data(size), "{name}");
     }
     let answer = get(&behind.get_url("missing").await, &[]).await;
-    assert_eq!(answer.status, 404, "{answer:?}");
+    if behind.checks_signatures {
+        assert_eq!(answer.status, 404, "{answer:?}");
+    } else {
+        // moto answers 403 where the URL says how a browser is to take the file.
+        assert_refused(&answer, "a missing file");
+    }
 }
 
 async fn reads_ranges(behind: &Behind) {

@@ -257,6 +257,9 @@ impl fmt::Display for Prefix {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use rand::rngs::StdRng;
+    use rand::seq::IndexedRandom;
+    use rand::{Rng, SeedableRng};
 
     use super::*;
 
@@ -310,5 +313,76 @@ mod tests {
                 prop_assert!(only_names);
             }
         }
+    }
+
+    /// The rules once more, byte by byte and in no common code with the parser.
+    fn is_id(bytes: &[u8]) -> bool {
+        let mut segment: Vec<u8> = Vec::new();
+        let mut segments = Vec::new();
+        for &byte in bytes {
+            if byte == b'/' { segments.push(std::mem::take(&mut segment)) } else { segment.push(byte) }
+        }
+        segments.push(segment);
+        let named = |segment: &Vec<u8>| !segment.is_empty() && segment != b"." && segment != b"..";
+        String::from_utf8(bytes.to_vec()).is_ok()
+            && bytes.len() <= 1024
+            && !bytes.contains(&0)
+            && segments.iter().all(named)
+    }
+
+    #[expect(clippy::print_stderr, reason = "a failure can be run again")]
+    #[test]
+    fn any_bytes_are_accepted_as_they_are_or_refused() {
+        let given = std::env::var("ID_SEED").ok().and_then(|seed| seed.parse().ok());
+        let seed = given.unwrap_or_else(rand::random::<u64>);
+        eprintln!("ID_SEED={seed}");
+        let mut random = StdRng::seed_from_u64(seed);
+        let pieces: [&[u8]; 16] = [
+            b"/",
+            b".",
+            b"..",
+            b"a",
+            b"\0",
+            b" ",
+            b"\n",
+            b"%2e",
+            b"%2f",
+            b"\\",
+            b"\xff",
+            b"\xc3",
+            "\u{e9}".as_bytes(),
+            "e\u{301}".as_bytes(),
+            "\u{ff0f}".as_bytes(),
+            b".storage",
+        ];
+        let (mut accepted, mut refused) = (0, 0);
+        for _ in 0..50_000 {
+            let mut bytes = Vec::new();
+            for _ in 0..random.random_range(0..6) {
+                bytes.extend_from_slice(pieces.choose(&mut random).unwrap());
+            }
+            if random.random_bool(0.02) {
+                // Around the longest.
+                bytes.resize(random.random_range(1020..1030), b'x');
+            }
+            match FileId::from_bytes(&bytes) {
+                Ok(id) => {
+                    accepted += 1;
+                    assert!(is_id(&bytes), "accepted: {bytes:?} (seed {seed})");
+                    assert_eq!(id.as_str().as_bytes(), bytes);
+                    assert_eq!(FileId::parse(id.to_string()).as_ref(), Ok(&id));
+                    let json = serde_json::to_string(&id).unwrap();
+                    assert_eq!(serde_json::from_str::<FileId>(&json).unwrap(), id);
+                    assert_eq!(id.segments().collect::<Vec<_>>().join("/"), id.as_str());
+                    assert!(Prefix::parse(id.as_str()).unwrap().matches(&id));
+                }
+                Err(_) => {
+                    refused += 1;
+                    assert!(!is_id(&bytes), "refused: {bytes:?} (seed {seed})");
+                }
+            }
+            let _ = std::str::from_utf8(&bytes).map(Prefix::parse);
+        }
+        assert!(accepted > 5_000 && refused > 5_000, "{accepted} accepted, {refused} refused");
     }
 }

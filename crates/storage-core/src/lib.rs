@@ -30,6 +30,8 @@
 //! # }
 //! ```
 //!
+//! The [`guide`] is the five minutes from here to files on a disk, on S3, and links to them.
+//!
 //! | module | what it holds |
 //! |---|---|
 //! | [`id`] | names of files, parsed at the border |
@@ -39,14 +41,16 @@
 //! | [`body`] | bytes that can be read again, from any offset |
 //! | [`storage`] | the trait, its options and answers |
 //! | [`backend`] | the storages: a directory, S3, memory; with a feature, any `object_store` |
+//! | `presign` | with the feature `local`: URLs that are permissions, signed and checked |
+//! | `http` | with the feature of that name: a router that serves them |
 //! | [`layer`] | what is put around one: metrics, cache, retry, limit, timeout |
 //! | [`stack`] | from a configuration to a storage with its layers |
 //! | `compat` | with the feature `object-store`: a storage as a store of the crate `object_store` |
 //! | `testkit` | with the feature of that name: the conformance suite, and a storage that fails on purpose |
 //!
-//! Features: `local` and `s3` (both on by default) bring their backends, `cache` a layer that keeps metadata and
-//! small files in memory, `object-store` the way from and to the crate of that name, `testkit` the tests for
-//! storages of one's own.
+//! Features: `local` and `s3` (both on by default) bring their backends, `http` the router that serves presigned
+//! URLs, `cache` a layer that keeps metadata and small files in memory, `object-store` the way from and to the crate
+//! of that name, `testkit` the tests for storages of one's own.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests prepare and damage files"))]
 
@@ -55,10 +59,17 @@ pub mod body;
 pub mod checksum;
 #[cfg(feature = "object-store")]
 pub mod compat;
+#[cfg(any(feature = "s3", feature = "http"))]
+mod disposition;
 pub mod error;
+pub mod guide;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod id;
 pub mod layer;
 pub mod metadata;
+#[cfg(feature = "local")]
+pub mod presign;
 pub mod stack;
 pub mod storage;
 #[cfg(feature = "testkit")]

@@ -92,7 +92,8 @@ pub trait FileStorage: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// [`Unsupported`](ErrorKind::Unsupported): this storage has none;
-    /// [`InvalidInput`](ErrorKind::InvalidInput): the expiry is out of its range.
+    /// [`InvalidInput`](ErrorKind::InvalidInput): the expiry is out of its range, or an option is for the other
+    /// method; [`Denied`](ErrorKind::Denied): a URL that writes, and the storage was opened for reading only.
     async fn presigned_url(&self, id: &FileId, request: PresignRequest) -> Result<PresignedUrl>;
 
     /// Writes, reads back and deletes a canary under a reserved id, within `deadline`: can this storage be
@@ -577,18 +578,50 @@ pub enum PresignMethod {
 pub struct PresignRequest {
     /// The one request.
     pub method: PresignMethod,
-    /// For how long, from 1 second to 7 days, the limit of SigV4 ("Authenticating requests: using query
-    /// parameters", Amazon S3 API Reference).
+    /// For how long, from [`MIN_EXPIRY`](Self::MIN_EXPIRY) to [`MAX_EXPIRY`](Self::MAX_EXPIRY).
     pub expires_in: Duration,
     /// For a PUT: the media type that the request must carry. Default: any.
     pub content_type: Option<String>,
     /// For a PUT: the number of bytes that the request must carry. Default: any.
     pub content_length: Option<u64>,
-    /// For a GET: the name under which a browser saves the file (RFC 6266). Default: none.
+    /// For a GET: the name under which a browser saves the file (RFC 6266). Default: the last segment of the id,
+    /// which is what a browser takes from the URL.
     pub save_as: Option<String>,
+    /// For a GET: a browser shows the file where it can. Default: false, it saves the file, as one that somebody
+    /// uploaded may hold scripts.
+    pub inline: bool,
 }
 
 impl PresignRequest {
+    /// Least expiry: storages count whole seconds.
+    pub const MIN_EXPIRY: Duration = Duration::from_secs(1);
+
+    /// Greatest expiry: the limit of SigV4 ("Authenticating requests: using query parameters", Amazon S3 API
+    /// Reference).
+    pub const MAX_EXPIRY: Duration = Duration::from_secs(7 * 24 * 3600);
+
+    /// Refuses what no storage can sign, for those that sign.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](ErrorKind::InvalidInput): the expiry is out of its range, or something was set that is
+    /// for the other method.
+    pub fn check(&self) -> Result<()> {
+        let refused =
+            |message: String| Err(Error::new(ErrorKind::InvalidInput, Op::Presign).with_message(message));
+        if !(Self::MIN_EXPIRY..=Self::MAX_EXPIRY).contains(&self.expires_in) {
+            return refused(format!("an expiry of {:?} is not within 1 second and 7 days", self.expires_in));
+        }
+        match self.method {
+            PresignMethod::Get if self.content_type.is_some() || self.content_length.is_some() => {
+                refused("a content type or length is for a URL that writes, this one reads".to_owned())
+            }
+            PresignMethod::Put if self.save_as.is_some() || self.inline => {
+                refused("how a browser takes the file is for a URL that reads, this one writes".to_owned())
+            }
+            PresignMethod::Get | PresignMethod::Put => Ok(()),
+        }
+    }
+
     /// Asks for a URL that reads the file.
     pub fn get(expires_in: Duration) -> Self {
         Self {
@@ -597,6 +630,7 @@ impl PresignRequest {
             content_type: None,
             content_length: None,
             save_as: None,
+            inline: false,
         }
     }
 
@@ -623,6 +657,13 @@ impl PresignRequest {
     #[must_use]
     pub fn with_save_as(mut self, file_name: impl Into<String>) -> Self {
         self.save_as = Some(file_name.into());
+        self
+    }
+
+    /// Has a browser show the file where it can.
+    #[must_use]
+    pub fn with_inline(mut self) -> Self {
+        self.inline = true;
         self
     }
 }

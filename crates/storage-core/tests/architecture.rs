@@ -23,11 +23,17 @@ const STORAGE_CORE: &[Row] = &[
     ("metadata", &["checksum", "id"]),
     ("body", &["checksum", "error", "metadata"]),
     ("storage", &["body", "checksum", "error", "id", "metadata"]),
+    // Words and examples.
+    ("guide", &[]),
+    ("disposition", &[]),
+    ("presign", &["error", "id", "storage"]),
     ("backend", &[]),
-    ("backend::local", WAIST),
+    ("backend::local", &["presign", "body", "checksum", "error", "id", "metadata", "storage"]),
     ("backend::memory", WAIST),
     ("backend::object_store", WAIST),
-    ("backend::s3", WAIST),
+    ("backend::s3", &["disposition", "body", "checksum", "error", "id", "metadata", "storage"]),
+    // Serves any storage; it knows none.
+    ("http", &["disposition", "presign", "body", "checksum", "error", "id", "metadata", "storage"]),
     ("layer", WAIST),
     (
         "layer::cache",

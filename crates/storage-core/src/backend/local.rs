@@ -18,7 +18,7 @@ mod walk;
 mod xattr;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -34,9 +34,10 @@ use crate::body::{Body, READ_CHUNK, read_file};
 use crate::error::{Error, ErrorKind, Op, Result};
 use crate::id::{FileId, Prefix};
 use crate::metadata::FileMetadata;
+use crate::presign::UrlSigner;
 use crate::storage::{
-    Capabilities, Download, DownloadOptions, FileStorage, ListOptions, Precondition, PresignRequest,
-    PresignedUrl, Receipt, ResumableUpload, UploadOptions,
+    Capabilities, Download, DownloadOptions, FileStorage, ListOptions, Precondition, PresignMethod,
+    PresignRequest, PresignedUrl, Receipt, ResumableUpload, UploadOptions,
 };
 
 /// A directory of files.
@@ -55,11 +56,15 @@ use crate::storage::{
 /// directory only where file locks hold between them (not on NFS mounted with `local_lock`): else one would remove
 /// the temporary files of another, whose uploads would fail.
 ///
+/// With a base URL and a key ([`LocalConfig::presign`]) it has presigned URLs, which a router serves (module `http`,
+/// with the feature of that name).
+///
 /// A clone is a reference count.
 #[derive(Clone, Debug)]
 pub struct LocalStorage {
     root: Arc<Root>,
     name: Arc<str>,
+    signer: Option<UrlSigner>,
 }
 
 impl LocalStorage {
@@ -68,11 +73,12 @@ impl LocalStorage {
     ///
     /// # Errors
     /// - [`Misconfigured`](ErrorKind::Misconfigured): the root does not exist or is no directory, or the
-    ///   storage's own directory lies on another file system.
+    ///   storage's own directory lies on another file system, or a key file holds no key.
     /// - [`Denied`](ErrorKind::Denied): the process may not read it, or write where that is asked for.
     pub async fn open(config: LocalConfig) -> Result<Self> {
         let name: Arc<str> = config.name.as_str().into();
         let work = move || {
+            let signer = config.signer()?;
             let root = Root::open(&config)?;
             if !root.read_only() {
                 let swept = janitor::sweep_temp(&root, config.temp_age, Op::Open)?;
@@ -80,10 +86,10 @@ impl LocalStorage {
                     tracing::info!(?swept, root = %root.path.display(), "removed what a crash left behind");
                 }
             }
-            Ok(root)
+            Ok((root, signer))
         };
-        let root = blocking(Op::Open, work).await.map_err(|error| error.with_storage(&name))?;
-        Ok(Self { root: Arc::new(root), name })
+        let (root, signer) = blocking(Op::Open, work).await.map_err(|error| error.with_storage(&name))?;
+        Ok(Self { root: Arc::new(root), name, signer })
     }
 
     /// Removes what dead writers left: temporary files and remains of uploads in parts, and sidecars that describe
@@ -169,6 +175,19 @@ impl LocalStorage {
         blocking(OP, move || staged.publish(publication)).await
     }
 
+    fn sign(&self, id: &FileId, request: &PresignRequest) -> Result<PresignedUrl> {
+        self.root.check_id(id, Op::Presign)?;
+        let signer = self.signer.as_ref().ok_or_else(|| {
+            Error::new(ErrorKind::Unsupported, Op::Presign).with_message(
+                "a directory has URLs only where `presign` names the base URL and the file with the key",
+            )
+        })?;
+        if request.method == PresignMethod::Put {
+            self.check_target(id, Op::Presign)?;
+        }
+        signer.sign(id, request, SystemTime::now())
+    }
+
     fn check_target(&self, id: &FileId, op: Op) -> Result<()> {
         self.root.private(op)?;
         self.root.check_id(id, op)?;
@@ -229,6 +248,8 @@ impl FileStorage for LocalStorage {
             conditional_delete: writable,
             composite_sha256: true,
             tags: true,
+            presigned_get: self.signer.is_some(),
+            presigned_put: self.signer.is_some() && writable,
             resumable: writable,
             read_only: !writable,
             max_segment_bytes: Some(self.root.max_segment),
@@ -289,11 +310,8 @@ impl FileStorage for LocalStorage {
         })
     }
 
-    async fn presigned_url(&self, id: &FileId, _request: PresignRequest) -> Result<PresignedUrl> {
-        let error = self.root.check_id(id, Op::Presign).err().unwrap_or_else(|| {
-            Error::new(ErrorKind::Unsupported, Op::Presign).with_message("a directory has no URLs")
-        });
-        Err(self.named(error, id))
+    async fn presigned_url(&self, id: &FileId, request: PresignRequest) -> Result<PresignedUrl> {
+        self.sign(id, &request).map_err(|error| self.named(error, id))
     }
 
     async fn probe(&self, deadline: Duration) -> Result<()> {

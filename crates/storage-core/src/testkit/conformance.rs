@@ -358,6 +358,8 @@ macro_rules! conformance {
                 get_can_be_performed_by_anyone
                 put_can_be_performed_by_anyone
                 refuses_an_expiry_out_of_range
+                refuses_options_of_the_other_method
+                read_only_signs_for_reading_only
             }
             probe {
                 succeeds_and_leaves_nothing

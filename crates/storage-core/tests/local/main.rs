@@ -11,6 +11,7 @@ mod listing;
 mod names;
 mod opening;
 mod parts;
+mod races;
 mod reading;
 mod writing;
 

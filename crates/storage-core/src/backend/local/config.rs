@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::Result;
+use crate::presign::{PresignConfig, UrlSigner};
 use crate::storage::Access;
 
 /// When an upload is acknowledged.
@@ -46,6 +48,11 @@ pub struct LocalConfig {
     /// writing a byte. Elsewhere those of dead writers are removed whatever their age.
     #[serde(default = "default_temp_age", with = "jiff::fmt::serde::unsigned_duration::required")]
     pub temp_age: Duration,
+    /// Where presigned URLs lead and which keys sign them. Default: none, the storage has no URLs.
+    #[serde(default)]
+    pub presign: Option<PresignConfig>,
+    #[serde(skip)]
+    signer: Option<UrlSigner>,
 }
 
 fn default_name() -> String {
@@ -66,6 +73,8 @@ impl LocalConfig {
             access: Access::default(),
             create_root: false,
             temp_age: default_temp_age(),
+            presign: None,
+            signer: None,
         }
     }
 
@@ -103,6 +112,32 @@ impl LocalConfig {
         self.temp_age = age;
         self
     }
+
+    /// Sets where presigned URLs lead and which files hold the keys.
+    #[must_use]
+    pub fn with_presign(mut self, presign: PresignConfig) -> Self {
+        self.presign = Some(presign);
+        self
+    }
+
+    /// Takes a signer that is made already, in place of [`presign`](Self::presign): for keys that are in no file.
+    #[must_use]
+    pub fn with_signer(mut self, signer: UrlSigner) -> Self {
+        self.signer = Some(signer);
+        self
+    }
+
+    /// Returns what the storage will sign URLs with, reading the key files where it comes from them: the router
+    /// that serves the URLs is given the same.
+    ///
+    /// # Errors
+    /// Those of [`PresignConfig::signer`].
+    pub fn signer(&self) -> Result<Option<UrlSigner>> {
+        match &self.signer {
+            Some(signer) => Ok(Some(signer.clone())),
+            None => self.presign.as_ref().map(PresignConfig::signer).transpose(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -112,13 +147,16 @@ mod tests {
     #[test]
     fn reads_a_configuration_and_refuses_a_misspelt_key() {
         let config: LocalConfig = serde_json::from_str(
-            r#"{"root": "/srv/files", "durability": "relaxed", "access": "read-only", "temp_age": "2 hours"}"#,
+            r#"{"root": "/srv/files", "durability": "relaxed", "access": "read-only", "temp_age": "2 hours",
+                "presign": {"base_url": "https://files.example.org", "key_file": "/run/secrets/files"}}"#,
         )
         .unwrap();
+        let presign = PresignConfig::new("https://files.example.org", "/run/secrets/files");
         let expected = LocalConfig::new("/srv/files")
             .with_durability(Durability::Relaxed)
             .with_access(Access::ReadOnly)
-            .with_temp_age(Duration::from_secs(7200));
+            .with_temp_age(Duration::from_secs(7200))
+            .with_presign(presign);
         assert_eq!(config, expected);
         assert!(serde_json::from_str::<LocalConfig>(r#"{"root": "/x", "durabilty": "relaxed"}"#).is_err());
         assert_eq!(serde_json::from_str::<LocalConfig>(r#"{"root": "/x"}"#).unwrap(), LocalConfig::new("/x"));

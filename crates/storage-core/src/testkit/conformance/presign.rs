@@ -113,3 +113,33 @@ pub async fn refuses_an_expiry_out_of_range(fixture: &Fixture) {
         }
     }
 }
+
+/// An option that the request cannot have is an error, as everywhere.
+pub async fn refuses_options_of_the_other_method(fixture: &Fixture) {
+    let storage = fixture.storage();
+    let capabilities = storage.capabilities();
+    for (request, capable) in [
+        (PresignRequest::get(MINUTE).with_content_type("text/plain"), capabilities.presigned_get),
+        (PresignRequest::get(MINUTE).with_content_length(3), capabilities.presigned_get),
+        (PresignRequest::put(MINUTE).with_save_as("a"), capabilities.presigned_put),
+        (PresignRequest::put(MINUTE).with_inline(), capabilities.presigned_put),
+    ] {
+        let kind = if capable { ErrorKind::InvalidInput } else { ErrorKind::Unsupported };
+        fails(storage.presigned_url(&id("a"), request).await, kind);
+    }
+}
+
+/// A storage that may not write gives nobody leave to.
+pub async fn read_only_signs_for_reading_only(fixture: &Fixture) {
+    let Some(storage) = &fixture.read_only else {
+        left_out("the fixture has no opening for reading only");
+        return;
+    };
+    let capabilities = storage.capabilities();
+    assert!(!capabilities.presigned_put, "capabilities().presigned_put of a storage that may not write");
+    if !capabilities.presigned_get {
+        return;
+    }
+    ok(storage.presigned_url(&id("a"), PresignRequest::get(MINUTE)).await);
+    fails(storage.presigned_url(&id("a"), PresignRequest::put(MINUTE)).await, ErrorKind::Denied);
+}

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::error::{Error, ErrorKind, Op, Result};
 use crate::storage::{FileStorage, ResumableUpload};
 
+pub mod breaker;
 pub mod limit;
 pub mod metered;
 pub mod retry;

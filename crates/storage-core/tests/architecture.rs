@@ -26,6 +26,7 @@ const STORAGE_CORE: &[Row] = &[
     ("backend::memory", WAIST),
     ("backend::s3", WAIST),
     ("layer", WAIST),
+    ("layer::breaker", &["error"]),
     ("layer::limit", &["layer", "body", "checksum", "error", "id", "metadata", "storage"]),
     ("layer::metered", &["layer", "body", "checksum", "error", "id", "metadata", "storage"]),
     ("layer::metered::names", &[]),

@@ -10,6 +10,8 @@ use crate::error::{Error, ErrorKind, Op, Result};
 use crate::storage::{FileStorage, ResumableUpload};
 
 pub mod breaker;
+#[cfg(feature = "fallback")]
+pub mod fallback;
 pub mod limit;
 pub mod metered;
 pub mod retry;

@@ -13,6 +13,16 @@ pub const BYTES: &str = "storage_bytes_total";
 pub const INFLIGHT: &str = "storage_inflight_operations";
 /// Counter: attempts beyond the first, by `backend`, `operation` and `reason`.
 pub const RETRIES: &str = "storage_retries_total";
+/// Gauge: circuit breaker, by `backend`, the side's name: 0 closed, 1 half open, 2 open.
+pub const CIRCUIT: &str = "storage_circuit_state";
+/// Counter: operations that a fallback served from its secondary, by `backend`, `operation` and `reason`: `outage`
+/// of the primary, `miss` there, or `journal` as the newest version was on the secondary.
+pub const FALLBACKS: &str = "storage_fallback_operations_total";
+/// Gauge: ids in a fallback's journal, by `backend` and `state`: `file`, `tombstone`, `stale`, `open`, and
+/// `conflict`, which counts some of these again.
+pub const JOURNAL: &str = "storage_fallback_journal_entries";
+/// Counter: ids that a fallback tried to heal, by `backend` and `outcome`: `healed`, `conflict`, `outage`, `failed`.
+pub const HEALS: &str = "storage_fallback_heals_total";
 
 /// Outcome of an operation that succeeded.
 pub const OK: &str = "ok";

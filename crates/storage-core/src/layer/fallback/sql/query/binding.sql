@@ -1,0 +1,1 @@
+SELECT primary_name, secondary FROM binding

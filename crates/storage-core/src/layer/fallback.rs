@@ -186,6 +186,20 @@ impl FallbackStorage {
         }
     }
 
+    /// Heals in the background, on the present runtime, until the last handle is dropped. One that is dropped in the
+    /// middle of a heal is closed, and its lock released, when that has ended. See [`run`](Self::run) for a task that
+    /// ends when it is told to.
+    pub fn heal_while_in_use(&self) {
+        let (inner, interval) = (Arc::downgrade(&self.inner), self.inner.config.heal_every);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(interval).await;
+                let Some(inner) = inner.upgrade() else { return };
+                inner.round().await;
+            }
+        });
+    }
+
     /// Counts what the two sides do not have in common.
     pub fn pending(&self) -> Pending {
         let counts = self.inner.journal.counts();

@@ -158,17 +158,18 @@ impl Inner {
     }
 
     async fn replay_file(&self, id: &FileId, entry: &Entry, stored: &Stored) -> Result<Healed> {
-        let mut last = None;
+        let (mut last, mut entry) = (None, entry.clone());
         for _ in 0..ATTEMPTS {
-            let metadata = self.present(id, entry).await?;
+            let metadata = self.present(id, &entry).await?;
             let present = metadata.as_ref().map(|metadata| Present { metadata, digest: metadata.digest });
-            let when = match decide(entry, present.as_ref()) {
+            let when = match decide(&entry, present.as_ref()) {
                 Decision::Done => return self.replayed(id, Healed::File).await,
                 Decision::Clash => {
-                    return self.clash(entry, "the primary holds another version", metadata).await;
+                    return self.clash(&entry, "the primary holds another version", metadata).await;
                 }
                 Decision::Go(when) => self.primary_can(when),
             };
+            entry.base = first_seen(&entry.base, metadata.as_ref());
             let (body, found) = self.spool_secondary(id).await?;
             if found.digest != stored.digest {
                 let message = format!(
@@ -184,7 +185,7 @@ impl Inner {
                 Ok(_) => return self.replayed(id, Healed::File).await,
                 Err(error) if precondition_failed(&error) => last = Some(error),
                 Err(error) if error.kind() == ErrorKind::Conflict => {
-                    return self.clash(entry, &error.to_string(), metadata).await;
+                    return self.clash(&entry, &error.to_string(), metadata).await;
                 }
                 Err(error) => return Err(error),
             }
@@ -193,18 +194,19 @@ impl Inner {
     }
 
     async fn replay_deletion(&self, id: &FileId, entry: &Entry) -> Result<Healed> {
-        let mut last = None;
+        let (mut last, mut entry) = (None, entry.clone());
         for _ in 0..ATTEMPTS {
-            let metadata = self.present(id, entry).await?;
+            let metadata = self.present(id, &entry).await?;
             let present = metadata.as_ref().map(|metadata| Present { metadata, digest: metadata.digest });
-            let when = match decide(entry, present.as_ref()) {
+            let when = match decide(&entry, present.as_ref()) {
                 Decision::Done => return self.replayed(id, Healed::Deletion).await,
                 Decision::Clash => {
-                    return self.clash(entry, "it was deleted here and written there", metadata).await;
+                    return self.clash(&entry, "it was deleted here and written there", metadata).await;
                 }
                 Decision::Go(when) if self.primary.storage().capabilities().conditional_delete => when,
                 Decision::Go(_) => Precondition::None,
             };
+            entry.base = first_seen(&entry.base, metadata.as_ref());
             self.seen.take(id);
             let work = self.primary.storage().delete(id, when);
             match self.primary.call(Op::Delete, Some(id), work).await {
@@ -322,6 +324,16 @@ impl Inner {
             }
         }
         self.show();
+    }
+}
+
+/// Where nothing was known of what was there before, the first look says it: whatever changes after that is a
+/// stranger's.
+fn first_seen(base: &Base, metadata: Option<&FileMetadata>) -> Base {
+    match (base, metadata.map(|metadata| &metadata.version)) {
+        (Base::Unknown, Some(Some(version))) => Base::Version(version.clone()),
+        (Base::Unknown, None) => Base::Absent,
+        (base, _) => base.clone(),
     }
 }
 

@@ -148,11 +148,9 @@ impl Inner {
                 let from = From { entry: settled.entry.clone(), base, ours: Vec::new() };
                 let write = Write { effect: worst(write.effect, outage.effect()), ..write };
                 let (op, effect) = (write.op, outage.effect());
-                let result = self.upload_degraded_or(id, from, settled, outage, write).await;
-                if result.is_err() {
-                    self.unmark(id, fresh, effect, op).await?;
-                }
-                result
+                // The primary is as it was: so is the replica, until the intent says otherwise.
+                self.unmark(id, fresh, effect, op).await?;
+                self.upload_degraded_or(id, from, settled, outage, write).await
             }
             Err(error) => {
                 if error.effect() == Effect::None {

@@ -16,7 +16,7 @@ const APPLICATION: i32 = 0x4641_4C4A;
 
 /// How long a statement waits for a lock. Nobody but this process uses the file, so only a foreign tool makes it
 /// wait.
-const BUSY: Duration = Duration::from_secs(5);
+const BUSY: Duration = Duration::from_secs(2);
 
 /// Opens the database, brings it to the newest schema and checks whose it is.
 pub(super) fn open(path: &Path, binding: &Binding) -> Result<Connection, Failure> {

@@ -1,6 +1,7 @@
 //! What is put around a storage. No layer knows a backend.
 //!
-//! From outside in: [`metered`] counts and traces whole operations; [`retry`] repeats them; [`limit`] holds a
+//! From outside in: [`metered`] counts and traces whole operations; `fallback` (with the feature of that name) makes
+//! one storage of two, and leaves alone one that is out ([`breaker`]); within each side, [`retry`] repeats them; [`limit`] holds a
 //! permit for each attempt, so that waiting to retry holds none; [`timeout`] is innermost, as its clock starts
 //! when the permit is held and a call that hangs would otherwise never fail.
 

@@ -39,11 +39,12 @@
 //! | [`body`] | bytes that can be read again, from any offset |
 //! | [`storage`] | the trait, its options and answers |
 //! | [`backend`] | the storages: a directory, S3, memory |
-//! | [`layer`] | what is put around one: metrics, retry, limit, timeout |
+//! | [`layer`] | what is put around one: metrics, fallback to a second one, retry, limit, timeout |
 //! | [`stack`] | from a configuration to a storage with its layers |
 //! | `testkit` | with the feature of that name: the conformance suite, and a storage that fails on purpose |
 //!
-//! Features: `local` and `s3` (both on by default) bring their backends, `testkit` the tests for storages of
+//! Features: `local` and `s3` (both on by default) bring their backends, `fallback` a second storage that stands in
+//! while the first is out, and its journal (SQLite), `testkit` the tests for storages of
 //! one's own.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests prepare and damage files"))]

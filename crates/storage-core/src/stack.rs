@@ -9,9 +9,9 @@ use crate::backend::local::{LocalConfig, LocalStorage};
 use crate::backend::memory::MemoryStorage;
 #[cfg(feature = "s3")]
 use crate::backend::s3::{S3Config, S3Storage};
+use crate::error::Result;
 #[cfg(feature = "fallback")]
 use crate::error::{Error, ErrorKind, Op};
-use crate::error::Result;
 #[cfg(feature = "fallback")]
 use crate::layer::fallback::FallbackStorage;
 #[cfg(feature = "fallback")]
@@ -300,7 +300,7 @@ mod tests {
         let shown = format!("{storage:?}");
         let at = |name: &str| shown.find(name).unwrap_or_else(|| panic!("{name} in {shown}"));
         assert!(shown.starts_with("MeteredStorage"), "{shown}");
-        let order = ["FallbackStorage", "RetryStorage", "TimeoutStorage", "MemoryStorage"];
+        let order = ["FallbackStorage", "RetryStorage", "MemoryStorage"];
         assert!(order.map(at).is_sorted(), "{shown}");
         assert_eq!(shown.matches("MeteredStorage").count(), 1);
         assert_eq!(shown.matches("LimitStorage").count(), 1, "the secondary's");

@@ -25,6 +25,7 @@
 //! Several processes over one primary need journals, and secondaries or prefixes of them, of their own: each serves
 //! its own degraded writes until they are healed.
 
+use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,12 +67,21 @@ mod write;
 /// Two storages as one; see the [module](self). A clone is a handle on the same pair.
 ///
 /// The journal is closed, and its lock released, when the last handle and the last listing are dropped.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct FallbackStorage {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
+impl fmt::Debug for FallbackStorage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FallbackStorage")
+            .field("primary", self.inner.primary.storage())
+            .field("secondary", self.inner.secondary.storage())
+            .field("config", &self.inner.config)
+            .finish_non_exhaustive()
+    }
+}
+
 struct Inner {
     config: FallbackConfig,
     primary: Arc<Side>,

@@ -11,9 +11,7 @@ use storage_core::layer::breaker::{BreakerConfig, State};
 use storage_core::layer::fallback::FallbackStorage;
 use storage_core::layer::fallback::config::{ListPolicy, OnMiss, OnOutage, ReadPolicy, Role};
 use storage_core::layer::metered::names;
-use storage_core::storage::{
-    FileStorage, Precondition, PresignRequest, ResumableUpload, UploadOptions,
-};
+use storage_core::storage::{FileStorage, Precondition, PresignRequest, ResumableUpload, UploadOptions};
 use storage_core::testkit::flaky::Fault;
 
 use crate::{Rig, get, heal, id, put};
@@ -29,9 +27,13 @@ async fn both_sides_down_is_one_error_that_names_both() {
         let storage = rig.open().await;
         rig.primary.set_outage(true);
         rig.secondary.set_outage(true);
-        let error = storage.upload(&id("a"), Bytes::from("x").into(), UploadOptions::default()).await.unwrap_err();
+        let error =
+            storage.upload(&id("a"), Bytes::from("x").into(), UploadOptions::default()).await.unwrap_err();
         let told = error.to_string();
-        assert_eq!((error.kind(), error.effect(), error.is_outage()), (ErrorKind::Unavailable, Effect::None, true));
+        assert_eq!(
+            (error.kind(), error.effect(), error.is_outage()),
+            (ErrorKind::Unavailable, Effect::None, true)
+        );
         for part in ["upload", "\"a\"", "on files", "on main", "on spare"] {
             assert!(told.contains(part), "{part}: {told}");
         }
@@ -49,12 +51,14 @@ async fn what_a_lost_answer_may_have_done_is_said() {
     let storage = rig.open().await;
     rig.secondary.set_outage(true);
     rig.primary.fail_next(Op::Upload, Fault::After(ErrorKind::Timeout));
-    let error = storage.upload(&id("a"), Bytes::from("x").into(), UploadOptions::default()).await.unwrap_err();
+    let error =
+        storage.upload(&id("a"), Bytes::from("x").into(), UploadOptions::default()).await.unwrap_err();
     assert_eq!(error.effect(), Effect::Unknown);
     rig.secondary.set_outage(false);
     rig.primary.set_outage(true);
     rig.secondary.fail_next(Op::Upload, Fault::After(ErrorKind::Timeout));
-    let error = storage.upload(&id("b"), Bytes::from("x").into(), UploadOptions::default()).await.unwrap_err();
+    let error =
+        storage.upload(&id("b"), Bytes::from("x").into(), UploadOptions::default()).await.unwrap_err();
     assert_eq!((error.effect(), storage.pending().open), (Effect::Unknown, 1));
     // It did happen: metadata and digest say so, and the heal makes it count.
     rig.primary.set_outage(false);
@@ -84,6 +88,44 @@ async fn a_write_that_did_not_reach_the_secondary_comes_to_nothing() {
     assert_eq!(get(&storage, "a").await, Ok("old".to_owned()));
     heal(&storage).await;
     assert_eq!(get(&storage, "a").await, Ok("old".to_owned()));
+}
+
+#[tokio::test]
+async fn a_lost_write_does_not_outlive_the_deletion_that_follows() {
+    // Found by the model: the second deletion was answered with "nothing to delete", and then the write counted.
+    let rig = Rig::new(Role::Spare);
+    let storage = rig.open().await;
+    rig.primary.set_outage(true);
+    storage.delete(&id("a"), Precondition::None).await.unwrap();
+    rig.secondary.fail_next(Op::Upload, Fault::After(ErrorKind::Timeout));
+    let upload = storage.upload(&id("a"), Bytes::from("x").into(), UploadOptions::default()).await;
+    assert_eq!(upload.unwrap_err().effect(), Effect::Unknown);
+    rig.secondary.set_outage(true);
+    storage.delete(&id("a"), Precondition::None).await.unwrap();
+    rig.primary.set_outage(false);
+    rig.secondary.set_outage(false);
+    heal(&storage).await;
+    assert_eq!(get(&storage, "a").await, Err(ErrorKind::NotFound));
+    assert_eq!(get(&rig.inside.1, "a").await, Err(ErrorKind::NotFound));
+}
+
+#[tokio::test]
+async fn a_lost_write_does_not_outlive_the_write_that_follows() {
+    // Found by the model: the replica's copy of the lost write was brought over the acknowledged one.
+    for role in [Role::Spare, Role::Replica] {
+        let rig = Rig::new(role);
+        let storage = rig.open().await;
+        rig.primary.fail_next(Op::Upload, Fault::After(ErrorKind::Timeout));
+        rig.secondary.fail_next(Op::Upload, Fault::After(ErrorKind::Timeout));
+        let upload = storage.upload(&id("a"), Bytes::from("lost").into(), UploadOptions::default()).await;
+        assert_eq!(upload.unwrap_err().effect(), Effect::Unknown);
+        rig.secondary.set_outage(true);
+        put(&storage, "a", "acknowledged").await;
+        rig.secondary.set_outage(false);
+        heal(&storage).await;
+        assert_eq!(get(&storage, "a").await, Ok("acknowledged".to_owned()));
+        assert_eq!(get(&rig.inside.0, "a").await, Ok("acknowledged".to_owned()));
+    }
 }
 
 #[tokio::test]
@@ -227,7 +269,9 @@ async fn parts_and_urls_have_policies_of_their_own() {
     let digest = storage_core::Digest::of(&bytes);
     let part = parts.put_part(&ticket, std::num::NonZeroU32::MIN, bytes, digest).await.unwrap();
     rig.primary.set_outage(true);
-    assert!(parts.finish(&ticket, std::slice::from_ref(&part), Default::default()).await.unwrap_err().is_outage());
+    assert!(
+        parts.finish(&ticket, std::slice::from_ref(&part), Default::default()).await.unwrap_err().is_outage()
+    );
     assert!(parts.begin(&id("b"), 5 << 20, UploadOptions::default()).await.unwrap_err().is_outage());
     // A whole upload of the same id in between is the older one when the parts are finished.
     put(&storage, "a", "whole").await;

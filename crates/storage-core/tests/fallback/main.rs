@@ -2,6 +2,7 @@
 
 #![cfg(feature = "fallback")]
 #![allow(clippy::disallowed_methods, reason = "tests prepare and damage files")]
+#![expect(clippy::print_stderr, reason = "seeds and what is left out are printed")]
 
 mod conformance;
 mod degraded;

@@ -47,21 +47,52 @@ enum If {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Upload { id: usize, value: u8 },
-    UploadIf { id: usize, value: u8, when: If },
+    Upload {
+        id: usize,
+        value: u8,
+    },
+    UploadIf {
+        id: usize,
+        value: u8,
+        when: If,
+    },
     /// An upload that its caller drops after so many polls.
-    Dropped { id: usize, value: u8, polls: u8 },
-    Delete { id: usize },
-    DeleteIf { id: usize, when: If },
-    Copy { from: usize, to: usize },
-    Download { id: usize },
-    Metadata { id: usize },
+    Dropped {
+        id: usize,
+        value: u8,
+        polls: u8,
+    },
+    Delete {
+        id: usize,
+    },
+    DeleteIf {
+        id: usize,
+        when: If,
+    },
+    Copy {
+        from: usize,
+        to: usize,
+    },
+    Download {
+        id: usize,
+    },
+    Metadata {
+        id: usize,
+    },
     List,
-    Outage { side: Side, on: bool },
+    Outage {
+        side: Side,
+        on: bool,
+    },
     /// The next call of this kind happens, and its answer is lost.
-    Lose { side: Side, op: Op },
+    Lose {
+        side: Side,
+        op: Op,
+    },
     /// The next body breaks off.
-    Break { side: Side },
+    Break {
+        side: Side,
+    },
     Restart,
     Heal,
     /// Everything is up, and healed: the sides are looked at.
@@ -113,7 +144,7 @@ fn options(value: u8) -> UploadOptions {
         .with_content_type(format!("text/{value}"))
         .with_created(SystemTime::UNIX_EPOCH + Duration::from_nanos(u64::from(value)))
         .with_tag("value", value.to_string());
-    if value % 2 == 0 { options.with_file_name(format!("ü{value}")) } else { options }
+    if value.is_multiple_of(2) { options.with_file_name(format!("ü{value}")) } else { options }
 }
 
 fn file(value: u8) -> File {
@@ -261,11 +292,13 @@ impl World {
         match result {
             Ok(false) if !missing => wrong!("there was something to delete"),
             Ok(true) if !there && !self.trouble => wrong!("there was nothing to delete"),
-            Ok(true) if matches!(&when, Precondition::Version(version) if version.as_str() == "none of them") => {
+            Ok(true) if matches!(&when, Precondition::Version(version) if version.as_str() == "none of them") =>
+            {
                 wrong!("another version was deleted")
             }
             Ok(_) => self.set(id, vec![None]),
-            Err(error) if error.kind() == ErrorKind::VersionMismatch && when != Precondition::None && there => {}
+            Err(error)
+                if error.kind() == ErrorKind::VersionMismatch && when != Precondition::None && there => {}
             Err(error) => self.failed(id, &error, vec![None])?,
         }
         Ok(())
@@ -349,8 +382,7 @@ impl World {
     }
 
     async fn contents(memory: &MemoryStorage) -> BTreeMap<String, File> {
-        let files: Vec<_> =
-            memory.list(&Prefix::all(), ListOptions::default()).try_collect().await.unwrap();
+        let files: Vec<_> = memory.list(&Prefix::all(), ListOptions::default()).try_collect().await.unwrap();
         let mut contents = BTreeMap::new();
         for file in files {
             let bytes = memory.download_bytes(&file.id).await.unwrap();
@@ -482,7 +514,9 @@ async fn play(role: Role, steps: &[Step]) -> Verdict {
 }
 
 fn setting(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+    std::env::var(name)
+        .ok()
+        .map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
 }
 
 fn run(role: Role) {
@@ -499,7 +533,8 @@ fn run(role: Role) {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &key));
-    let result = runner.run(&prop::collection::vec(step(), 1..60), |steps| runtime.block_on(play(role, &steps)));
+    let result =
+        runner.run(&prop::collection::vec(step(), 1..60), |steps| runtime.block_on(play(role, &steps)));
     if let Err(error) = result {
         panic!("FALLBACK_SEED={seed}: {error}");
     }

@@ -36,7 +36,7 @@ impl Clock {
 
 async fn write(storage: &FallbackStorage, clock: &Clock, value: u64, deletes: bool) -> Span {
     let start = clock.tick();
-    let (value, result) = if deletes && value % 5 == 0 {
+    let (value, result) = if deletes && value.is_multiple_of(5) {
         (None, storage.delete(&id("a"), Precondition::None).await.map(drop))
     } else {
         let body = Bytes::from(value.to_string()).into();
@@ -79,7 +79,8 @@ fn check(seen: &Span, writes: &[Span]) {
                     && other.end < seen.start
             })
     };
-    let nothing_yet = seen.value.is_none() && !writes.iter().any(|other| other.sure && other.end < seen.start);
+    let nothing_yet =
+        seen.value.is_none() && !writes.iter().any(|other| other.sure && other.end < seen.start);
     assert!(nothing_yet || writes.iter().any(|write| fresh(&write)), "{seen:?} is old or was never written");
 }
 

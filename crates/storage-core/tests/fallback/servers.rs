@@ -175,7 +175,7 @@ async fn child_serves_until_it_is_killed() {
     let local = LocalStorage::open(local).await.unwrap();
     let config = ServerConfig::new().with_bucket(BUCKET, Arc::new(local)).with_credentials(KEY, SECRET);
     let server = Server::bind(config, address.parse().unwrap()).await.unwrap();
-    server.spawn();
+    let _running = server.spawn();
     std::future::pending::<()>().await;
 }
 

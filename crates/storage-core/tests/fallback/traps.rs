@@ -301,8 +301,6 @@ async fn a_hung_primary_does_not_hang_everything() {
         put(&storage, "e", &n.to_string()).await;
     }
     assert_eq!(rig.primary.calls(Op::Upload), asked);
-    let opened = |event: &FallbackEvent| {
-        matches!(event, FallbackEvent::Circuit { storage, state: State::Open } if storage == "main")
-    };
+    let opened = |event: &FallbackEvent| matches!(event, FallbackEvent::Circuit { storage, state: State::Open } if storage == "main");
     assert!(events.lock().unwrap().iter().any(opened));
 }

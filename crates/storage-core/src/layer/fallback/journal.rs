@@ -45,6 +45,8 @@ pub(super) struct Binding {
 pub(super) enum Change {
     /// Replaces what is said of an id, and ends its intent.
     Put(Arc<Entry>),
+    /// The same, and leaves the intent as it is.
+    Amend(Arc<Entry>),
     /// Takes back what is said of an id.
     Remove(FileId),
     /// A write to the secondary begins.
@@ -142,6 +144,9 @@ impl Shared {
             match change {
                 Change::Put(entry) => {
                     index.intents.remove(&entry.id);
+                    index.entries.insert(entry.id.clone(), Arc::clone(entry));
+                }
+                Change::Amend(entry) => {
                     index.entries.insert(entry.id.clone(), Arc::clone(entry));
                 }
                 Change::Remove(id) => {

@@ -165,11 +165,12 @@ impl Inner {
     /// Before a write to the primary that a replica is to follow: until it has, its copy must not be used. Returns
     /// whether the row is new.
     async fn mark_stale(&self, id: &FileId, settled: &Settled, op: Op) -> Result<bool> {
-        if self.config.role == Role::Spare || settled.entry.is_some() {
+        if self.config.role == Role::Spare || settled.entry.is_some() && settled.open.is_none() {
             return Ok(false);
         }
         self.record(Change::Put(Arc::new(Entry::stale(id))), op).await?;
-        // With a write that is open, the copy stays suspect whatever comes of this one.
+        // A write that is open ends with this: it must not count after one that was acknowledged later. The copy
+        // stays suspect whatever comes of this one.
         Ok(settled.open.is_none())
     }
 
@@ -249,7 +250,7 @@ impl Inner {
         let digest = write.digest(id).await?;
         let ours = with_own(&entry.ours, digest);
         let entry = Arc::new(Entry { ours: ours.clone(), ..(*entry).clone() });
-        self.record(Change::Put(Arc::clone(&entry)), write.op).await?;
+        self.record(Change::Amend(Arc::clone(&entry)), write.op).await?;
         // 2
         self.seen.take(id);
         let options = write.options.clone().with_digest(digest);
@@ -435,7 +436,13 @@ impl Inner {
         let Some(entry) = settled.entry.clone().filter(|entry| !entry.is_stale()) else {
             return self.delete_ordinary(id, when, settled).await;
         };
-        let Some(stored) = entry.file() else { return Ok(false) };
+        let Some(stored) = entry.file() else {
+            if settled.open.is_some() {
+                // A write that may have reached the secondary after the deletion is deleted with it.
+                self.bury(id, entry.next_base(), entry.ours.clone()).await?;
+            }
+            return Ok(false);
+        };
         if let Precondition::Version(version) = &when
             && !stored.is(version)
         {

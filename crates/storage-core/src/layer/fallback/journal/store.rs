@@ -94,6 +94,7 @@ pub(super) fn commit(connection: &mut Connection, changes: &[Change]) -> Result<
                 put(&transaction, entry)?;
                 drop_intent(&transaction, &entry.id)?;
             }
+            Change::Amend(entry) => put(&transaction, entry)?,
             Change::Remove(id) => {
                 transaction.prepare_cached(sql::REMOVE)?.execute(named_params! { ":id": id.as_str() })?;
             }

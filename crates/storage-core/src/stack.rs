@@ -21,7 +21,7 @@ use crate::layer::metered::MeteredStorage;
 use crate::layer::retry::RetryStorage;
 use crate::layer::retry::policy::RetryConfig;
 use crate::layer::timeout::{TimeoutConfig, TimeoutStorage};
-use crate::storage::FileStorage;
+use crate::storage::{Capabilities, FileStorage};
 
 /// A storage and what is put around it.
 #[derive(Clone, Debug, Deserialize)]
@@ -143,12 +143,25 @@ pub enum Layer {
 /// Those of opening the storage; [`Misconfigured`](crate::error::ErrorKind::Misconfigured) where a layer's
 /// numbers make no sense.
 pub async fn build(config: StackConfig) -> Result<Arc<dyn FileStorage>> {
+    build_known(config, None).await
+}
+
+/// Builds; a server that is out is taken to be capable of what is known of it.
+async fn build_known(config: StackConfig, known: Option<&Capabilities>) -> Result<Arc<dyn FileStorage>> {
+    #[cfg(not(feature = "s3"))]
+    let _ = known;
     // The futures of opening are large; a boxed one makes that of the caller small.
     let storage: Arc<dyn FileStorage> = match config.backend {
         #[cfg(feature = "local")]
         BackendConfig::Local(config) => Arc::new(Box::pin(LocalStorage::open(config)).await?),
         #[cfg(feature = "s3")]
-        BackendConfig::S3(config) => Arc::new(Box::pin(S3Storage::connect(config)).await?),
+        BackendConfig::S3(config) => match (Box::pin(S3Storage::connect(config.clone())).await, known) {
+            (Err(outage), Some(known)) if outage.is_outage() => {
+                tracing::warn!(%outage, "the server is out and taken to be as it was");
+                Arc::new(Box::pin(S3Storage::with_capabilities(config, known)).await?)
+            }
+            (connected, _) => Arc::new(connected?),
+        },
         BackendConfig::Memory(config) => Arc::new(MemoryStorage::named(config.name)),
         #[cfg(feature = "fallback")]
         BackendConfig::Fallback(pair) => {
@@ -162,6 +175,9 @@ pub async fn build(config: StackConfig) -> Result<Arc<dyn FileStorage>> {
 
 /// Opens two storages with their layers, puts them together and the layer `metered` around both, and returns that and
 /// a handle to heal, to count what awaits it and to resolve conflicts with.
+///
+/// A server that is out is no reason not to start: the journal remembers what it was found capable of. Without a
+/// journal, the first time, both must answer.
 ///
 /// # Errors
 /// Those of opening the storages and the journal; [`Misconfigured`](crate::error::ErrorKind::Misconfigured) where
@@ -177,11 +193,13 @@ pub async fn build_pair(
             .with_storage(&config.settings.name)
             .with_message("retry, limit and timeout of a fallback are set in the layers of its two sides"));
     }
-    let side = async |mut config: StackConfig| {
+    let (first, second) = FallbackStorage::remembered(&config.settings.journal).await.unzip();
+    let side = async |mut config: StackConfig, known: Option<Capabilities>| {
         config.layers.off.push(Layer::Metered);
-        Box::pin(build(config)).await
+        Box::pin(build_known(config, known.as_ref())).await
     };
-    let (primary, secondary) = (side(*config.primary).await?, side(*config.secondary).await?);
+    let primary = side(*config.primary, first).await?;
+    let secondary = side(*config.secondary, second).await?;
     let fallback = FallbackStorage::open(primary, secondary, config.settings).await?;
     let around = [Layer::Retry, Layer::Limit, Layer::Timeout];
     let layers = LayersConfig { off: [&layers.off[..], &around].concat(), ..LayersConfig::default() };

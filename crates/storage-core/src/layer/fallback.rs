@@ -27,6 +27,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -152,7 +153,11 @@ impl FallbackStorage {
                 .with_message(format!("both sides are named {:?}: give one another name", primary.name())));
         }
         let capabilities = together(&primary.capabilities(), &secondary.capabilities(), config.role);
-        let binding = Binding { primary: primary.name().to_owned(), secondary: secondary.name().to_owned() };
+        let binding = Binding {
+            primary: primary.name().to_owned(),
+            secondary: secondary.name().to_owned(),
+            can: (primary.capabilities(), secondary.capabilities()),
+        };
         let path = config.journal.clone();
         let journal = tokio::task::spawn_blocking(move || Journal::open(&path, &binding))
             .await
@@ -174,6 +179,13 @@ impl FallbackStorage {
         };
         inner.show();
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Returns what primary and secondary of the journal at `path` were last found capable of: for a service that
+    /// starts while one of them is out and cannot be asked. Nothing where there is no journal that says so.
+    pub async fn remembered(path: impl Into<PathBuf>) -> Option<(Capabilities, Capabilities)> {
+        let path = path.into();
+        tokio::task::spawn_blocking(move || journal::remembered(&path)).await.ok()?
     }
 
     /// Brings to each side what it has missed, as far as that is possible now. Files that fail are in the report.

@@ -19,8 +19,8 @@ use storage_core::layer::fallback::FallbackStorage;
 use storage_core::layer::fallback::config::FallbackConfig;
 use storage_core::layer::retry::policy::RetryConfig;
 use storage_core::layer::timeout::TimeoutConfig;
-use storage_core::stack::{Layer, LayersConfig, layered};
-use storage_core::storage::{DownloadOptions, FileStorage, Precondition, UploadOptions};
+use storage_core::stack::{self, BackendConfig, Layer, LayersConfig, PairConfig, StackConfig, layered};
+use storage_core::storage::{DownloadOptions, FileStorage, FileStorageExt, Precondition, UploadOptions};
 use test_rig::process::{self, DeathSignal};
 use test_rig::scratch::Scratch;
 use test_rig::{Fault, Proxy};
@@ -161,6 +161,43 @@ async fn a_server_that_refuses_or_stalls_in_the_middle_misses_nothing() {
             primary.delete(&id(&name(n)), Precondition::None).await.unwrap();
         }
     }
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_starts_and_works_while_its_server_is_out() {
+    let memory = MemoryStorage::new();
+    let config = ServerConfig::new().with_bucket(BUCKET, Arc::new(memory)).with_credentials(KEY, SECRET);
+    let server = Server::bind(config, ([127, 0, 0, 1], 0).into()).await.unwrap().spawn();
+    let proxy = Proxy::start(server.local_addr()).unwrap();
+    let scratch = Scratch::new("fallback-start").unwrap();
+    let build = async || {
+        let primary = StackConfig::new(BackendConfig::S3(s3(proxy.address())));
+        let disk = LocalConfig::new(scratch.join("spare")).with_create_root().with_name("disk");
+        let secondary = StackConfig::new(BackendConfig::Local(disk));
+        let settings = FallbackConfig::new(scratch.join("journal"));
+        stack::build_pair(PairConfig::new(primary, secondary, settings), &LayersConfig::default()).await
+    };
+    proxy.set(Fault::Refuse);
+    // Nobody knows yet what the server can do.
+    assert!(build().await.unwrap_err().is_outage());
+    proxy.set(Fault::Pass);
+    let (storage, fallback) = build().await.unwrap();
+    let known = storage.capabilities();
+    drop((storage, fallback));
+    proxy.set(Fault::Refuse);
+    let (storage, fallback) = build().await.unwrap();
+    assert_eq!(storage.capabilities(), known);
+    storage.upload(&id("a"), content(1).into(), options(1)).await.unwrap();
+    assert_eq!(fallback.pending().files, 1);
+    drop((storage, fallback));
+    let (storage, fallback) = build().await.unwrap();
+    assert_eq!(storage.download_bytes(&id("a")).await.unwrap(), content(1));
+    proxy.set(Fault::Pass);
+    while_healing(&fallback, async {}).await;
+    let primary = S3Storage::connect(s3(server.local_addr())).await.unwrap();
+    assert_eq!(primary.download_bytes(&id("a")).await.unwrap(), content(1));
+    assert_eq!(primary.metadata(&id("a")).await.unwrap().tags, options(1).tags);
     server.shutdown().await;
 }
 

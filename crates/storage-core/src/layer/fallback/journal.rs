@@ -22,6 +22,7 @@ use self::place::Lock;
 use super::entry::{Entry, Intent, What};
 use crate::error::{Error, ErrorKind, Op, Result};
 use crate::id::{FileId, Prefix};
+use crate::storage::Capabilities;
 
 mod place;
 mod sql;
@@ -33,11 +34,25 @@ const WAITING: usize = 1024;
 /// Changes in one commit.
 const GROUP: usize = 512;
 
-/// The storages that a journal is about, by name.
+/// The storages that a journal is about, by name, and what each can do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Binding {
     pub(super) primary: String,
     pub(super) secondary: String,
+    pub(super) can: (Capabilities, Capabilities),
+}
+
+/// Returns what the two storages of a journal were last found capable of; nothing where there is no journal, or none
+/// that can be read.
+pub(super) fn remembered(path: &Path) -> Option<(Capabilities, Capabilities)> {
+    let path = place::resolve(path).ok().filter(|path| path.is_file())?;
+    match store::look(&path) {
+        Ok(binding) => Some(binding.can),
+        Err(failure) => {
+            tracing::debug!(?failure, "the journal does not say what its storages can do");
+            None
+        }
+    }
 }
 
 /// A change of the book. Each takes effect whole or not at all.

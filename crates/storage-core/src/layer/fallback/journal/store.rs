@@ -41,14 +41,15 @@ pub(super) fn open(path: &Path, binding: &Binding) -> Result<Connection, Failure
     }
     write_durably(&connection)?;
     migrate(&mut connection, version, binding)?;
-    let found = connection.query_row(sql::BINDING, [], |row| {
-        Ok(Binding { primary: row.get("primary_name")?, secondary: row.get("secondary")? })
-    })?;
-    if found != *binding {
+    let found = read_binding(&connection)?;
+    if (&found.primary, &found.secondary) != (&binding.primary, &binding.secondary) {
         return Err(Failure::Place(format!(
             "it is about the storages {:?} and {:?}, not {:?} and {:?}",
             found.primary, found.secondary, binding.primary, binding.secondary
         )));
+    }
+    if found != *binding {
+        bind(&connection, binding)?;
     }
     Ok(connection)
 }
@@ -77,12 +78,39 @@ fn migrate(connection: &mut Connection, applied: usize, binding: &Binding) -> Re
     transaction.pragma_update(None, "application_id", APPLICATION)?;
     transaction.pragma_update(None, "user_version", sql::MIGRATIONS.len() as i64)?;
     if applied == 0 {
-        transaction.execute(
-            sql::BIND,
-            named_params! { ":primary": binding.primary, ":secondary": binding.secondary },
-        )?;
+        bind(&transaction, binding)?;
     }
     Ok(transaction.commit()?)
+}
+
+fn bind(connection: &Connection, binding: &Binding) -> Result<(), Failure> {
+    connection.execute(
+        sql::BIND,
+        named_params! {
+            ":primary": binding.primary,
+            ":secondary": binding.secondary,
+            ":primary_can": json(&binding.can.0)?,
+            ":secondary_can": json(&binding.can.1)?,
+        },
+    )?;
+    Ok(())
+}
+
+fn read_binding(connection: &Connection) -> Result<Binding, Failure> {
+    let (primary, secondary, can): (_, _, (String, String)) =
+        connection.query_row(sql::BINDING, [], |row| {
+            let can = (row.get("primary_can")?, row.get("secondary_can")?);
+            Ok((row.get("primary_name")?, row.get("secondary")?, can))
+        })?;
+    Ok(Binding { primary, secondary, can: (read_json(&can.0)?, read_json(&can.1)?) })
+}
+
+/// Reads whom the journal is about, without a change to it.
+pub(super) fn look(path: &Path) -> Result<Binding, Failure> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY)?;
+    read_binding(&connection)
 }
 
 /// Applies changes, all or none; they are durable when it returns.
@@ -280,7 +308,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("journal");
         super::super::place::create(&path).unwrap();
-        let binding = Binding { primary: "a".into(), secondary: "b".into() };
+        let binding = Binding { primary: "a".into(), secondary: "b".into(), can: Default::default() };
         let connection = open(&path, &binding).unwrap();
         let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
         let synchronous: i64 = connection.pragma_query_value(None, "synchronous", |row| row.get(0)).unwrap();

@@ -1,10 +1,13 @@
 -- Times are nanoseconds since the Unix epoch, digests are the 32 bytes of a SHA-256, lists and maps are JSON.
 
--- The pair of storages that the journal is about, by name.
+-- The pair of storages that the journal is about, by name, and what they were found to be capable of: who starts while
+-- one of them is out cannot find out.
 CREATE TABLE binding (
     one          INTEGER NOT NULL PRIMARY KEY CHECK (one = 1),
     primary_name TEXT    NOT NULL,
-    secondary    TEXT    NOT NULL
+    secondary    TEXT    NOT NULL,
+    primary_can  TEXT    NOT NULL,
+    secondary_can TEXT   NOT NULL
 ) STRICT;
 
 -- Ids of which the two sides differ, or may. What holds:

@@ -3,7 +3,7 @@
 //! | operation | primary answers | primary is out |
 //! |---|---|---|
 //! | upload | primary (and a replica) | secondary and journal |
-//! | download, metadata | primary; a miss is an answer, or the secondary is asked ([`OnMiss`]) | journalled: secondary; else a replica, or the outage |
+//! | download, metadata | primary; a miss is an answer, or the secondary is asked ([`OnMiss`](config::OnMiss)) | journalled: secondary; else a replica, or the outage |
 //! | delete | primary (and a replica) | tombstone in the journal |
 //! | list | primary and journal merged, on request the secondary too | a replica and the journal; of a spare what was written since, ended by the outage |
 //! | copy | the primary's own | read the newest, upload as above |
@@ -53,6 +53,8 @@ use crate::storage::{
 };
 
 pub mod config;
+mod copy;
+mod delete;
 mod entry;
 pub mod event;
 mod heal;
@@ -61,6 +63,7 @@ mod listing;
 mod parts;
 mod read;
 mod seen;
+mod settle;
 mod side;
 mod turns;
 mod write;

@@ -225,7 +225,10 @@ async fn the_journal_does_not_grow_without_bound() {
     let error = storage.upload(&id("c"), Bytes::from("x").into(), Default::default()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::StorageFull);
     assert!(error.to_string().contains("max_journalled"), "{error}");
+    let error = storage.delete(&id("c"), Precondition::None).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::StorageFull);
     put(&storage, "a", "2").await;
+    storage.delete(&id("b"), Precondition::None).await.unwrap();
 }
 
 #[tokio::test]

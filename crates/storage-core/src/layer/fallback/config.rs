@@ -42,8 +42,9 @@ pub struct FallbackConfig {
     /// outage. Default: that of the timeout layer. It ends the repetitions of a retry layer within the side too.
     #[serde(default)]
     pub deadline: TimeoutConfig,
-    /// Most ids that may await their healing; a degraded write beyond is refused with
-    /// [`StorageFull`](ErrorKind::StorageFull). Default 1,000,000: the journal's index is in memory, about 500
+    /// Most ids that may await their healing; a degraded write or deletion beyond is refused with
+    /// [`StorageFull`](ErrorKind::StorageFull). A replica that is out never makes a write fail: its rows count, and
+    /// are not refused. Default 1,000,000: the journal's index is in memory, about 500
     /// bytes each.
     #[serde(default = "default_max_journalled")]
     pub max_journalled: usize,

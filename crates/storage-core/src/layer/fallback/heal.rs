@@ -148,8 +148,7 @@ impl Inner {
         if doubted || metadata.digest.is_none() && (may_be_it || changed) {
             let (body, stored) = spool(&self.primary, id).await?;
             let digest = body.digest().await?;
-            let read = Precondition::Version(version.unwrap_or(crate::metadata::Version::new("")));
-            if stored.version.map(Precondition::Version) != Some(read) {
+            if stored.version != version {
                 return Err(self.error(ErrorKind::VersionMismatch, Op::Metadata, id));
             }
             metadata.digest = Some(digest);

@@ -52,11 +52,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::super::breaker::State;
-use super::config::{OnMiss, OnOutage, Role};
+use super::config::{OnOutage, Role};
 use super::entry::{Base, Entry, Intent, Named, Stored, What, from_primary, from_secondary, named, with_own};
 use super::event::FallbackEvent;
-use super::journal::{Change, Known};
-use super::read::{ask_metadata, marked, spool};
+use super::journal::Change;
+use super::read::{Versioned, ask_metadata, marked, spool};
+use super::settle::Settled;
 use super::side::is_outage;
 use super::{Inner, both_out, worst};
 use crate::body::Body;
@@ -64,21 +65,12 @@ use crate::checksum::Digest;
 use crate::error::{Effect, Error, ErrorKind, Op, Result};
 use crate::id::FileId;
 use crate::metadata::FileMetadata;
-use crate::storage::{DownloadOptions, Precondition, Receipt, UploadOptions, Verified};
-
-use super::read::Versioned;
+use crate::storage::{Precondition, Receipt, UploadOptions, Verified};
 
 impl Versioned for Receipt {
     fn metadata_mut(&mut self) -> &mut FileMetadata {
         &mut self.metadata
     }
-}
-
-/// What is known of an id whose turn it is.
-pub(super) struct Settled {
-    pub(super) entry: Option<Arc<Entry>>,
-    /// Why it is not known whether an earlier write reached the secondary.
-    pub(super) open: Option<Error>,
 }
 
 /// An upload whose turn it is.
@@ -111,7 +103,7 @@ impl Inner {
         self.upload_in_turn(id, Write::new(Op::Upload, body, options, Effect::None)).await
     }
 
-    async fn upload_in_turn(&self, id: &FileId, write: Write) -> Result<Receipt> {
+    pub(super) async fn upload_in_turn(&self, id: &FileId, write: Write) -> Result<Receipt> {
         let settled = self.settled(id, write.op).await?;
         match settled.entry.clone() {
             Some(entry) if !entry.is_stale() => self.upload_journalled(id, entry, settled, write).await,
@@ -164,7 +156,7 @@ impl Inner {
 
     /// Before a write to the primary that a replica is to follow: until it has, its copy must not be used. Returns
     /// whether the row is new.
-    async fn mark_stale(&self, id: &FileId, settled: &Settled, op: Op) -> Result<bool> {
+    pub(super) async fn mark_stale(&self, id: &FileId, settled: &Settled, op: Op) -> Result<bool> {
         if self.config.role == Role::Spare || settled.entry.is_some() && settled.open.is_none() {
             return Ok(false);
         }
@@ -175,7 +167,7 @@ impl Inner {
     }
 
     /// Takes the mark back after a write that changed neither side.
-    async fn unmark(&self, id: &FileId, fresh: bool, effect: Effect, op: Op) -> Result<()> {
+    pub(super) async fn unmark(&self, id: &FileId, fresh: bool, effect: Effect, op: Op) -> Result<()> {
         let known = self.journal.get(id);
         let marked = known.entry.is_some_and(|entry| entry.is_stale()) && known.intent.is_none();
         if fresh && marked && effect == Effect::None {
@@ -211,7 +203,7 @@ impl Inner {
     }
 
     /// Removes a row that says nothing any more. Where the journal fails, it stays, and costs a comparison.
-    async fn forget(&self, id: &FileId) {
+    pub(super) async fn forget(&self, id: &FileId) {
         if let Err(error) = self.record(Change::Remove(id.clone()), Op::Upload).await {
             tracing::warn!(%error, "a row of the journal stays that is not needed");
         }
@@ -310,12 +302,8 @@ impl Inner {
                 return Err(error.with_retry(outage.retry()).with_source(outage));
             }
         };
-        if self.journal.len() >= self.config.max_journalled && from.entry.is_none() {
-            let full = self.error(ErrorKind::StorageFull, write.op, id).with_message(format!(
-                "{} ids await their healing, which is as many as max_journalled allows",
-                self.config.max_journalled
-            ));
-            return Err(full.with_effect(write.effect).with_source(outage));
+        if from.entry.is_none() {
+            self.check_room(id, write.op).map_err(|error| error.with_effect_of(write.effect))?;
         }
         let digest = write.digest(id).await.map_err(|error| error.with_effect_of(write.effect))?;
         let intent = Arc::new(Intent {
@@ -381,261 +369,11 @@ impl Inner {
         }
     }
 
-    /// Finds out what came of a write to the secondary that was begun and not acknowledged.
-    pub(super) async fn settled(&self, id: &FileId, op: Op) -> Result<Settled> {
-        let Known { entry, intent } = self.journal.get(id);
-        let Some(intent) = intent else { return Ok(Settled { entry, open: None }) };
-        let found = match self.look_at_secondary(id, &intent).await {
-            Ok(found) => found,
-            Err(error) => return Ok(Settled { entry, open: Some(error) }),
-        };
-        let change = match found {
-            Some(stored) => Change::Put(Arc::new(intent.fulfilled(stored))),
-            None => Change::DropIntent(id.clone()),
-        };
-        self.record(change, op).await?;
-        Ok(Settled { entry: self.journal.entry(id), open: None })
-    }
-
-    /// Returns the file of the intent, where the secondary has it.
-    async fn look_at_secondary(&self, id: &FileId, intent: &Intent) -> Result<Option<Stored>> {
-        let metadata = match ask_metadata(Arc::clone(&self.secondary), id).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            other => other?,
-        };
-        if metadata.size != intent.size {
-            return Ok(None);
-        }
-        let stored = match metadata.digest {
-            Some(digest) => Stored::of(&metadata, digest),
-            None => {
-                let (body, stored) = spool(&self.secondary, id).await?;
-                Stored { digest: body.digest().await?, ..stored }
-            }
-        };
-        Ok((stored.digest == intent.digest).then_some(stored))
-    }
-
     /// The answer to a precondition that names a version of the secondary, where the primary's state is the newest.
-    async fn not_that_version(&self, id: &FileId, op: Op) -> Error {
+    pub(super) async fn not_that_version(&self, id: &FileId, op: Op) -> Error {
         match ask_metadata(Arc::clone(&self.primary), id).await {
             Err(error) if is_outage(&error) => error.with_op(op),
             _ => self.error(ErrorKind::VersionMismatch, op, id),
-        }
-    }
-
-    pub(super) async fn delete(&self, id: &FileId, when: Precondition) -> Result<bool> {
-        let op = Op::Delete;
-        self.check_write(id, op)?;
-        if when == Precondition::Absent {
-            let error = self.error(ErrorKind::InvalidInput, op, id);
-            return Err(error.with_message("an absent file cannot be deleted"));
-        }
-        let _turn = self.turns.take(id).await;
-        let settled = self.settled(id, op).await?;
-        let Some(entry) = settled.entry.clone().filter(|entry| !entry.is_stale()) else {
-            return self.delete_ordinary(id, when, settled).await;
-        };
-        let Some(stored) = entry.file() else {
-            if settled.open.is_some() {
-                // A write that may have reached the secondary after the deletion is deleted with it.
-                self.bury(id, entry.next_base(), entry.ours.clone()).await?;
-            }
-            return Ok(false);
-        };
-        if let Precondition::Version(version) = &when
-            && !stored.is(version)
-        {
-            return Err(self.error(ErrorKind::VersionMismatch, op, id));
-        }
-        let (base, ours) = (entry.next_base(), entry.ours.clone());
-        self.bury(id, base, ours).await?;
-        Ok(true)
-    }
-
-    /// Makes the tombstone durable, and removes the secondary's copy, if that is possible now.
-    async fn bury(&self, id: &FileId, base: Base, ours: Vec<Digest>) -> Result<()> {
-        let tombstone =
-            Entry { id: id.clone(), what: What::Tombstone, base, ours, clash: None, at: SystemTime::now() };
-        self.record(Change::Put(Arc::new(tombstone)), Op::Delete).await?;
-        self.degraded(id, Op::Delete);
-        let work = self.secondary.storage().delete(id, Precondition::None);
-        if let Err(error) = self.secondary.call(Op::Delete, Some(id), work).await {
-            tracing::debug!(%error, "a copy on the secondary is removed later");
-        }
-        Ok(())
-    }
-
-    async fn delete_ordinary(&self, id: &FileId, when: Precondition, settled: Settled) -> Result<bool> {
-        let op = Op::Delete;
-        let when = match when {
-            Precondition::Version(version) => match named(&version) {
-                Named::Primary(version) => Precondition::Version(version),
-                Named::Secondary(version) => return self.delete_unpromoted(id, version, settled).await,
-            },
-            other => other,
-        };
-        let replica = self.config.role == Role::Replica;
-        let fresh = self.mark_stale(id, &settled, op).await?;
-        let base = self.seen.take(id);
-        let work = self.primary.storage().delete(id, when.clone());
-        match self.primary.call(op, Some(id), work).await {
-            Ok(mut deleted) => {
-                self.seen.note_write(id, None);
-                if replica {
-                    let work = self.secondary.storage().delete(id, Precondition::None);
-                    if let Ok(there) = self.secondary.call(op, Some(id), work).await {
-                        deleted |= there && self.config.read.miss != OnMiss::Fail;
-                        self.forget(id).await;
-                    }
-                } else if settled.open.is_some() {
-                    self.record(Change::Put(Arc::new(Entry::stale(id))), op).await?;
-                }
-                Ok(deleted)
-            }
-            Err(outage) if is_outage(&outage) && self.config.delete == OnOutage::Secondary => {
-                if when != Precondition::None {
-                    self.unmark(id, fresh, outage.effect(), op).await?;
-                    let message = format!("{outage}; the precondition cannot be checked meanwhile");
-                    let error = self.error(outage.kind(), op, id).with_effect(outage.effect());
-                    return Err(error.with_message(message).with_retry(outage.retry()).with_source(outage));
-                }
-                // Of a spare nobody can tell whether there was a file: most likely there was.
-                let mut existed = true;
-                if fresh {
-                    let there = ask_metadata(Arc::clone(&self.secondary), id).await;
-                    existed = !there.is_err_and(|error| error.kind() == ErrorKind::NotFound);
-                }
-                self.bury(id, base, Vec::new())
-                    .await
-                    .map_err(|error| error.with_effect_of(outage.effect()))?;
-                Ok(existed)
-            }
-            Err(error) => {
-                if error.effect() == Effect::None {
-                    self.seen.restore(id, &base);
-                }
-                self.unmark(id, fresh, error.effect(), op).await?;
-                Err(error)
-            }
-        }
-    }
-
-    /// Deletes a version of the secondary, which is the newest only where the primary has no such file.
-    async fn delete_unpromoted(
-        &self,
-        id: &FileId,
-        version: crate::metadata::Version,
-        settled: Settled,
-    ) -> Result<bool> {
-        match ask_metadata(Arc::clone(&self.primary), id).await {
-            Ok(_) => Err(self.error(ErrorKind::VersionMismatch, Op::Delete, id)),
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                if settled.entry.is_some() || self.config.read.miss == OnMiss::Fail {
-                    return Ok(false);
-                }
-                let work = self.secondary.storage().delete(id, Precondition::Version(version));
-                self.secondary.call(Op::Delete, Some(id), work).await
-            }
-            Err(outage)
-                if is_outage(&outage) && self.config.role == Role::Replica && settled.entry.is_none() =>
-            {
-                let there = ask_metadata(Arc::clone(&self.secondary), id).await;
-                match there {
-                    Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-                    Err(error) => Err(both_out(self, Op::Delete, Some(id), outage, error)),
-                    Ok(metadata) if metadata.version.as_ref() == Some(&version) => {
-                        self.bury(id, self.seen.take(id), Vec::new()).await?;
-                        Ok(true)
-                    }
-                    Ok(_) => Err(self.error(ErrorKind::VersionMismatch, Op::Delete, id)),
-                }
-            }
-            Err(error) => Err(error.with_op(Op::Delete)),
-        }
-    }
-
-    pub(super) async fn copy(&self, from: &FileId, to: &FileId, options: UploadOptions) -> Result<Receipt> {
-        let op = Op::Copy;
-        self.check_write(to, op)?;
-        self.check_write(from, op)?;
-        self.check_fits(to, &options, None, op)?;
-        let _turn = self.turns.take(to).await;
-        let settled = self.settled(to, op).await?;
-        let ordinary = |entry: Option<&Arc<Entry>>| entry.is_none_or(|entry| entry.is_stale());
-        let mut effect = Effect::None;
-        if ordinary(settled.entry.as_ref()) && ordinary(self.journal.entry(from).as_ref()) {
-            match self.copy_ordinary(from, to, &options, &settled).await {
-                Err(error) if is_outage(&error) && self.config.write == OnOutage::Secondary => {
-                    effect = error.effect();
-                }
-                Err(error)
-                    if error.kind() == ErrorKind::NotFound && self.config.read.miss != OnMiss::Fail => {}
-                done => return done,
-            }
-        }
-        let source = self.download_for(op, from, &DownloadOptions::default()).await;
-        let source = source.map_err(|error| error.with_effect_of(effect))?;
-        let mut merged = options;
-        let metadata = source.metadata;
-        merged.content_type = merged.content_type.or(metadata.content_type);
-        merged.file_name = merged.file_name.or(metadata.file_name);
-        merged.created = merged.created.or(metadata.created);
-        if merged.tags.is_empty() {
-            merged.tags = metadata.tags;
-        }
-        let body = Body::spool(source.body, super::read::SPOOL, None).await;
-        let body = body.map_err(|error| error.with_op(op).with_id(from).with_effect_of(effect))?;
-        let digest = body.digest().await?;
-        if let Some(stored) = metadata.digest.filter(|stored| *stored != digest) {
-            let message = format!("the source should have SHA-256 {stored}, its bytes give {digest}");
-            return Err(self.error(ErrorKind::Integrity, op, from).with_message(message));
-        }
-        self.upload_in_turn(to, Write::new(op, body, merged, effect)).await
-    }
-
-    /// Has the primary copy, and the replica too.
-    async fn copy_ordinary(
-        &self,
-        from: &FileId,
-        to: &FileId,
-        options: &UploadOptions,
-        settled: &Settled,
-    ) -> Result<Receipt> {
-        let op = Op::Copy;
-        let when = match &options.when {
-            Precondition::Version(version) => match named(version) {
-                Named::Primary(version) => Precondition::Version(version),
-                Named::Secondary(_) => return Err(self.not_that_version(to, op).await),
-            },
-            other => other.clone(),
-        };
-        let replica = self.config.role == Role::Replica;
-        let fresh = self.mark_stale(to, settled, op).await?;
-        let base = self.seen.take(to);
-        let options = UploadOptions { when, ..options.clone() };
-        let work = self.primary.storage().copy(from, to, options.clone());
-        match self.primary.call(op, Some(to), work).await {
-            Ok(receipt) => {
-                self.note(to, &receipt.metadata);
-                if replica {
-                    let options = options.with_when(Precondition::None);
-                    let work = self.secondary.storage().copy(from, to, options);
-                    let copied = self.secondary.call(op, Some(to), work).await;
-                    if copied.is_ok_and(|copy| same_copy(&copy, &receipt)) {
-                        self.forget(to).await;
-                    }
-                } else if settled.open.is_some() {
-                    self.record(Change::Put(Arc::new(Entry::stale(to))), op).await?;
-                }
-                Ok(marked(receipt, from_primary))
-            }
-            Err(error) => {
-                // What a copy whose answer was lost has left is known by its digest.
-                self.seen.restore(to, &base);
-                self.unmark(to, fresh, error.effect(), op).await?;
-                Err(error)
-            }
         }
     }
 
@@ -662,7 +400,7 @@ impl Inner {
         Ok(receipt)
     }
 
-    fn degraded(&self, id: &FileId, op: Op) {
+    pub(super) fn degraded(&self, id: &FileId, op: Op) {
         self.count(op, "outage");
         self.events.tell(FallbackEvent::Degraded { id: id.clone(), op });
     }
@@ -673,13 +411,6 @@ struct From {
     entry: Option<Arc<Entry>>,
     base: Base,
     ours: Vec<Digest>,
-}
-
-fn same_copy(copy: &Receipt, original: &Receipt) -> bool {
-    let (a, b) = (&copy.metadata, &original.metadata);
-    copy.digest.is_some()
-        && copy.digest == original.digest
-        && Stored::of(a, copy.digest.unwrap_or(Digest::from_bytes([0; 32]))).attributes_of(b)
 }
 
 impl Stored {

@@ -178,3 +178,30 @@ async fn copies_in_both_directions_do_not_wait_for_each_other() {
         copy.await.unwrap().unwrap();
     }
 }
+
+#[tokio::test]
+async fn a_change_of_the_journal_whose_caller_is_gone_is_seen_by_the_next() {
+    // Found by the model: a dropped upload had sent the end of its mark, the deletion that followed relied on the
+    // mark, and the replica kept a deleted file.
+    let rig = Rig::new(Role::Replica);
+    let storage = rig.open().await;
+    let name = id("a");
+    for polls in 1..200 {
+        let upload = storage.upload(&name, Bytes::from("x").into(), Default::default());
+        let mut upload = Box::pin(upload);
+        for _ in 0..polls % 7 {
+            if futures::poll!(&mut upload).is_ready() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_micros(polls * 10)).await;
+        }
+        drop(upload);
+        rig.secondary.set_outage(true);
+        storage.delete(&name, Precondition::None).await.unwrap();
+        rig.secondary.set_outage(false);
+        heal(&storage).await;
+        for side in [&rig.inside.0, &rig.inside.1] {
+            assert_eq!(get(side, "a").await, Err(ErrorKind::NotFound), "after {polls} polls");
+        }
+    }
+}

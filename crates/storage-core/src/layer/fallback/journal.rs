@@ -68,6 +68,8 @@ pub(super) enum Change {
     Intend(Arc<Intent>),
     /// It came to nothing.
     DropIntent(FileId),
+    /// None: answered when everything sent before is done.
+    Nothing,
 }
 
 /// Why something failed. A clone goes to each caller that shared a commit.
@@ -146,6 +148,8 @@ struct Shared {
     index: RwLock<Index>,
     /// Entries and intents, so that an empty book costs one load.
     len: AtomicUsize,
+    /// Changes that were sent and are not done.
+    in_flight: AtomicUsize,
 }
 
 impl Shared {
@@ -173,6 +177,7 @@ impl Shared {
                 Change::DropIntent(id) => {
                     index.intents.remove(id);
                 }
+                Change::Nothing => {}
             }
         }
         self.len.store(index.entries.len() + index.intents.len(), Ordering::Release);
@@ -236,11 +241,22 @@ impl Journal {
         self.send(change).await.map_err(|failure| failure.into_error(&self.path, op))
     }
 
+    /// Waits for changes that were sent by callers who are gone: whoever has an id's turn must see them, or would
+    /// decide by what they are about to undo.
+    pub(super) async fn quiet(&self, op: Op) -> Result<()> {
+        if self.shared.in_flight.load(Ordering::Acquire) == 0 {
+            return Ok(());
+        }
+        self.record(Change::Nothing, op).await
+    }
+
     async fn send(&self, change: Change) -> Result<(), Failure> {
         let stopped = || Failure::Other("its writer has stopped".to_owned());
         let (caller, answer) = oneshot::channel();
         let jobs = self.jobs.as_ref().ok_or_else(stopped)?;
-        jobs.send(Job { change, caller }).await.map_err(|_| stopped())?;
+        let place = jobs.reserve().await.map_err(|_| stopped())?;
+        self.shared.in_flight.fetch_add(1, Ordering::AcqRel);
+        place.send(Job { change, caller });
         answer.await.map_err(|_| stopped())?
     }
 
@@ -341,6 +357,7 @@ fn serve(mut connection: Connection, shared: &Shared, mut waiting: mpsc::Receive
         if result.is_ok() {
             shared.apply(&changes);
         }
+        shared.in_flight.fetch_sub(changes.len(), Ordering::AcqRel);
         for caller in callers {
             // A caller that is gone needs no answer.
             drop(caller.send(result.clone()));

@@ -48,6 +48,7 @@ impl Inner {
         let (op, id) = (Op::FinishUpload, &ticket.id);
         self.check_write(id, op)?;
         let _turn = self.turns.take(id).await;
+        self.journal.quiet(op).await?;
         let awaits = self.journal.get(id);
         if awaits.intent.is_some() || awaits.entry.is_some_and(|entry| !entry.is_stale()) {
             self.heal_now(id).await.map_err(|error| error.with_op(op))?;

@@ -287,6 +287,7 @@ impl Inner {
     /// written.
     async fn promote(&self, id: &FileId) -> Result<()> {
         let _turn = self.turns.take(id).await;
+        self.journal.quiet(Op::Upload).await?;
         if self.journal.get(id).entry.is_some() {
             return Ok(());
         }

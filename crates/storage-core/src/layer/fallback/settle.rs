@@ -19,6 +19,7 @@ pub(super) struct Settled {
 impl Inner {
     /// Finds out what came of a write to the secondary that was begun and not acknowledged.
     pub(super) async fn settled(&self, id: &FileId, op: Op) -> Result<Settled> {
+        self.journal.quiet(op).await?;
         let Known { entry, intent } = self.journal.get(id);
         let Some(intent) = intent else { return Ok(Settled { entry, open: None }) };
         let found = match self.look_at_secondary(id, &intent).await {

@@ -128,6 +128,7 @@ pub(super) fn commit(connection: &mut Connection, changes: &[Change]) -> Result<
             }
             Change::Intend(intent) => intend(&transaction, intent)?,
             Change::DropIntent(id) => drop_intent(&transaction, id)?,
+            Change::Nothing => {}
         }
     }
     Ok(transaction.commit()?)

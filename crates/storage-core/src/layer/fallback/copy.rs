@@ -93,8 +93,10 @@ impl Inner {
                 Ok(marked(receipt, from_primary))
             }
             Err(error) => {
-                // What a copy whose answer was lost has left is known by its digest.
-                self.seen.restore(to, &base);
+                // After a lost answer nobody knows what is there: a base would make our own copy a stranger's.
+                if error.effect() == Effect::None {
+                    self.seen.restore(to, &base);
+                }
                 self.unmark(to, fresh, error.effect(), op).await?;
                 Err(error)
             }

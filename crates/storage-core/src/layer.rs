@@ -1,7 +1,8 @@
 //! What is put around a storage. No layer knows a backend.
 //!
 //! From outside in: [`metered`] counts and traces whole operations; `cache` (with the feature of that name)
-//! answers some from memory; [`retry`] repeats them; [`limit`] holds a
+//! answers some from memory; `fallback` (likewise) makes one storage of two, and leaves alone one that is out
+//! ([`breaker`]); around each storage, [`retry`] repeats operations; [`limit`] holds a
 //! permit for each attempt, so that waiting to retry holds none; [`timeout`] is innermost, as its clock starts
 //! when the permit is held and a call that hangs would otherwise never fail.
 
@@ -10,8 +11,11 @@ use std::sync::Arc;
 use crate::error::{Error, ErrorKind, Op, Result};
 use crate::storage::{FileStorage, ResumableUpload};
 
+pub mod breaker;
 #[cfg(feature = "cache")]
 pub mod cache;
+#[cfg(feature = "fallback")]
+pub mod fallback;
 pub mod limit;
 pub mod metered;
 pub mod retry;

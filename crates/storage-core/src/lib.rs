@@ -43,14 +43,15 @@
 //! | [`backend`] | the storages: a directory, S3, memory; with a feature, any `object_store` |
 //! | `presign` | with the feature `local`: URLs that are permissions, signed and checked |
 //! | `http` | with the feature of that name: a router that serves them |
-//! | [`layer`] | what is put around one: metrics, cache, retry, limit, timeout |
+//! | [`layer`] | what is put around one: metrics, cache, fallback to a second one, retry, limit, timeout |
 //! | [`stack`] | from a configuration to a storage with its layers |
 //! | `compat` | with the feature `object-store`: a storage as a store of the crate `object_store` |
 //! | `testkit` | with the feature of that name: the conformance suite, and a storage that fails on purpose |
 //!
 //! Features: `local` and `s3` (both on by default) bring their backends, `http` the router that serves presigned
-//! URLs, `cache` a layer that keeps metadata and small files in memory, `object-store` the way from and to the crate
-//! of that name, `testkit` the tests for storages of one's own.
+//! URLs, `cache` a layer that keeps metadata and small files in memory, `fallback` a second storage that stands in
+//! while the first is out, and its journal (SQLite), `object-store` the way from and to the crate of that name,
+//! `testkit` the tests for storages of one's own.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests prepare and damage files"))]
 

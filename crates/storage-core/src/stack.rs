@@ -10,14 +10,20 @@ use crate::backend::memory::MemoryStorage;
 #[cfg(feature = "s3")]
 use crate::backend::s3::{S3Config, S3Storage};
 use crate::error::Result;
+#[cfg(feature = "fallback")]
+use crate::error::{Error, ErrorKind, Op};
 #[cfg(feature = "cache")]
 use crate::layer::cache::{CacheConfig, CachedStorage};
+#[cfg(feature = "fallback")]
+use crate::layer::fallback::FallbackStorage;
+#[cfg(feature = "fallback")]
+use crate::layer::fallback::config::FallbackConfig;
 use crate::layer::limit::{LimitConfig, LimitStorage};
 use crate::layer::metered::MeteredStorage;
 use crate::layer::retry::RetryStorage;
 use crate::layer::retry::policy::RetryConfig;
 use crate::layer::timeout::{TimeoutConfig, TimeoutStorage};
-use crate::storage::FileStorage;
+use crate::storage::{Capabilities, FileStorage};
 
 /// A storage and what is put around it.
 #[derive(Clone, Debug, Deserialize)]
@@ -58,6 +64,31 @@ pub enum BackendConfig {
     S3(S3Config),
     /// Memory.
     Memory(MemoryConfig),
+    /// Two storages, of which the second stands in while the first is out.
+    #[cfg(feature = "fallback")]
+    Fallback(PairConfig),
+}
+
+/// Two storages as one, each with layers of its own; see [`fallback`](crate::layer::fallback).
+#[cfg(feature = "fallback")]
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct PairConfig {
+    /// The storage that is asked first. Its layer `metered` is left out: the pair has one.
+    pub primary: Box<StackConfig>,
+    /// The one that stands in.
+    pub secondary: Box<StackConfig>,
+    /// The journal, and what each operation does on a miss and in an outage.
+    pub settings: FallbackConfig,
+}
+
+#[cfg(feature = "fallback")]
+impl PairConfig {
+    /// Takes two storages and how they work together.
+    pub fn new(primary: StackConfig, secondary: StackConfig, settings: FallbackConfig) -> Self {
+        Self { primary: Box::new(primary), secondary: Box::new(secondary), settings }
+    }
 }
 
 /// A storage in memory, which begins empty.
@@ -114,24 +145,90 @@ pub enum Layer {
 
 /// Opens the storage and puts the layers around it.
 ///
+/// A fallback heals in the background, on the runtime that this is called on, until its last handle is dropped; see
+/// [`build_pair`] for whoever wants to do that himself.
+///
 /// # Errors
 /// Those of opening the storage; [`Misconfigured`](crate::error::ErrorKind::Misconfigured) where a layer's
 /// numbers make no sense.
 pub async fn build(config: StackConfig) -> Result<Arc<dyn FileStorage>> {
+    build_known(config, None).await
+}
+
+/// Builds; a server that is out is taken to be capable of what is known of it.
+async fn build_known(config: StackConfig, known: Option<&Capabilities>) -> Result<Arc<dyn FileStorage>> {
+    #[cfg(not(feature = "s3"))]
+    let _ = known;
     // The futures of opening are large; a boxed one makes that of the caller small.
     let storage: Arc<dyn FileStorage> = match config.backend {
         #[cfg(feature = "local")]
         BackendConfig::Local(config) => Arc::new(Box::pin(LocalStorage::open(config)).await?),
         #[cfg(feature = "s3")]
-        BackendConfig::S3(config) => Arc::new(Box::pin(S3Storage::connect(config)).await?),
+        BackendConfig::S3(config) => match (Box::pin(S3Storage::connect(config.clone())).await, known) {
+            (Err(outage), Some(known)) if outage.is_outage() => {
+                tracing::warn!(%outage, "the server is out and taken to be as it was");
+                Arc::new(Box::pin(S3Storage::with_capabilities(config, known)).await?)
+            }
+            (connected, _) => Arc::new(connected?),
+        },
         BackendConfig::Memory(config) => Arc::new(MemoryStorage::named(config.name)),
+        #[cfg(feature = "fallback")]
+        BackendConfig::Fallback(pair) => {
+            let (storage, fallback) = Box::pin(build_pair(pair, &config.layers)).await?;
+            fallback.heal_while_in_use();
+            return Ok(storage);
+        }
     };
     layered(storage, &config.layers)
 }
 
+/// Opens two storages with their layers, puts them together and the layers `metered` and `cache` around both, and returns that and
+/// a handle to heal, to count what awaits it and to resolve conflicts with.
+///
+/// A server that is out is no reason not to start: the journal remembers what it was found capable of. Without a
+/// journal, the first time, both must answer.
+///
+/// # Errors
+/// Those of opening the storages and the journal; [`Misconfigured`](crate::error::ErrorKind::Misconfigured) where
+/// `layers` sets a layer that belongs to the sides.
+#[cfg(feature = "fallback")]
+pub async fn build_pair(
+    config: PairConfig,
+    layers: &LayersConfig,
+) -> Result<(Arc<dyn FileStorage>, FallbackStorage)> {
+    let around = LayersConfig {
+        off: layers.off.clone(),
+        #[cfg(feature = "cache")]
+        cache: layers.cache,
+        ..LayersConfig::default()
+    };
+    if *layers != around {
+        return Err(Error::new(ErrorKind::Misconfigured, Op::Open)
+            .with_storage(&config.settings.name)
+            .with_message("retry, limit and timeout of a fallback are set in the layers of its two sides"));
+    }
+    let (first, second) = FallbackStorage::remembered(&config.settings.journal).await.unzip();
+    let side = async |mut config: StackConfig, known: Option<Capabilities>| {
+        #[cfg(feature = "cache")]
+        if config.layers.cache.is_some() {
+            return Err(Error::new(ErrorKind::Misconfigured, Op::Open).with_message(
+                "a cache within a fallback would hide one side from the other: set it around both",
+            ));
+        }
+        config.layers.off.push(Layer::Metered);
+        Box::pin(build_known(config, known.as_ref())).await
+    };
+    let primary = side(*config.primary, first).await?;
+    let secondary = side(*config.secondary, second).await?;
+    let fallback = FallbackStorage::open(primary, secondary, config.settings).await?;
+    let of_sides = [Layer::Retry, Layer::Limit, Layer::Timeout];
+    let around = LayersConfig { off: [&layers.off[..], &of_sides].concat(), ..around };
+    Ok((layered(Arc::new(fallback.clone()), &around)?, fallback))
+}
+
 /// Puts the layers around a storage that is open: metered, cache, retry, limit, timeout, from outside in.
 ///
-/// What the cache answers is counted and takes no permit. /// Timeout is within retry, as a call that hangs never fails by itself; its clock starts when the permit of
+/// What the cache answers is counted and takes no permit. Timeout is within retry, as a call that hangs never fails by itself; its clock starts when the permit of
 /// limit is held, and who waits to try again holds none.
 ///
 /// # Errors
@@ -163,6 +260,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    #[cfg(not(feature = "fallback"))]
     use crate::error::ErrorKind;
     use crate::storage::FileStorageExt;
 
@@ -239,5 +337,46 @@ mod tests {
         let config =
             parse(r#"{"backend": {"type": "memory"}, "layers": {"timeout": {"stall": "0s"}}}"#).unwrap();
         assert_eq!(build(config).await.unwrap_err().kind(), ErrorKind::Misconfigured);
+    }
+
+    #[cfg(feature = "fallback")]
+    fn pair(journal: &std::path::Path, layers: &str) -> StackConfig {
+        parse(&format!(
+            r#"{{"backend": {{"type": "fallback",
+                  "primary": {{"backend": {{"type": "memory", "name": "main"}}, "layers": {{"off": ["limit"]}}}},
+                  "secondary": {{"backend": {{"type": "memory", "name": "spare"}}}},
+                  "settings": {{"journal": {journal:?}, "name": "files", "role": "replica",
+                                "read": {{"miss": "promote"}}, "breaker": {{"open_for": "2s"}}}}}},
+                "layers": {layers}}}"#
+        ))
+        .unwrap()
+    }
+
+    #[cfg(feature = "fallback")]
+    #[tokio::test]
+    async fn a_fallback_stands_between_the_meter_and_the_layers_of_its_sides() {
+        let directory = tempfile::tempdir().unwrap();
+        let storage = build(pair(&directory.path().join("journal"), "{}")).await.unwrap();
+        assert_eq!(storage.name(), "files");
+        let id = crate::id::FileId::parse("a").unwrap();
+        storage.upload_bytes(&id, "abc".into()).await.unwrap();
+        assert_eq!(storage.download_bytes(&id).await.unwrap(), "abc");
+        let shown = format!("{storage:?}");
+        let at = |name: &str| shown.find(name).unwrap_or_else(|| panic!("{name} in {shown}"));
+        assert!(shown.starts_with("MeteredStorage"), "{shown}");
+        let order = ["FallbackStorage", "RetryStorage", "MemoryStorage"];
+        assert!(order.map(at).is_sorted(), "{shown}");
+        assert_eq!(shown.matches("MeteredStorage").count(), 1);
+        assert_eq!(shown.matches("LimitStorage").count(), 1, "the secondary's");
+    }
+
+    #[cfg(feature = "fallback")]
+    #[tokio::test]
+    async fn a_layer_that_belongs_to_the_sides_of_a_fallback_is_not_dropped_in_silence() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = pair(&directory.path().join("journal"), r#"{"retry": {"max_attempts": 9}}"#);
+        let error = build(config).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Misconfigured);
+        assert!(error.to_string().contains("sides"), "{error}");
     }
 }

@@ -279,7 +279,8 @@ impl FinishOptions {
 }
 
 /// Facts about a storage.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[non_exhaustive]
 pub struct Capabilities {
     /// [`Precondition::Absent`] on upload, copy and finish: exactly one creator wins.

@@ -128,8 +128,12 @@ struct Plan {
     odds: Odds,
     random: StdRng,
     script: HashMap<Op, VecDeque<Fault>>,
+    meanwhile: HashMap<Op, VecDeque<Meanwhile>>,
     calls: HashMap<Op, u64>,
 }
+
+/// What somebody else does before a call.
+type Meanwhile = Box<dyn FnOnce() + Send>;
 
 /// Counts an operation as running as long as it lives.
 struct Running(Arc<Control>);
@@ -155,6 +159,7 @@ impl FlakyStorage {
             odds: Odds::default(),
             random: StdRng::seed_from_u64(0),
             script: HashMap::new(),
+            meanwhile: HashMap::new(),
             calls: HashMap::new(),
         };
         let control = Control {
@@ -179,6 +184,17 @@ impl FlakyStorage {
     /// Lets the next call of `op` fail so; several faults are taken in turn.
     pub fn fail_next(&self, op: Op, fault: Fault) {
         self.plan().script.entry(op).or_default().push_back(fault);
+    }
+
+    /// Forgets the faults that [`fail_next`](Self::fail_next) told and that have not happened.
+    pub fn forget_faults(&self) {
+        self.plan().script.clear();
+    }
+
+    /// Runs `action` just before the next call of `op`: what somebody else does between two calls of whoever is
+    /// under test. Several actions are taken in turn, one per call.
+    pub fn before_next(&self, op: Op, action: impl FnOnce() + Send + 'static) {
+        self.plan().meanwhile.entry(op).or_default().push_back(Box::new(action));
     }
 
     /// Begins or ends an outage, in which every call is [`Unavailable`](ErrorKind::Unavailable).
@@ -207,6 +223,10 @@ impl FlakyStorage {
 
     /// Counts the call and decides how it fails.
     fn decide(&self, op: Op) -> Option<Fault> {
+        let action = self.plan().meanwhile.get_mut(&op).and_then(VecDeque::pop_front);
+        if let Some(action) = action {
+            action();
+        }
         let mut plan = self.plan();
         *plan.calls.entry(op).or_default() += 1;
         if self.control.outage.load(Ordering::SeqCst) {

@@ -19,6 +19,16 @@ pub const CACHE_REQUESTS: &str = "storage_cache_requests_total";
 /// Histogram: seconds until a cache answered, by `tier`, `operation` (`get`, `put` or `invalidate`) and `result`:
 /// [`OK`], [`ERROR`] or [`TIMEOUT`].
 pub const CACHE_DURATION: &str = "storage_cache_duration_seconds";
+/// Gauge: circuit breaker, by `backend`, the side's name: 0 closed, 1 half open, 2 open.
+pub const CIRCUIT: &str = "storage_circuit_state";
+/// Counter: operations that a fallback served from its secondary, by `backend`, `operation` and `reason`: `outage`
+/// of the primary, `miss` there, or `journal` as the newest version was on the secondary.
+pub const FALLBACKS: &str = "storage_fallback_operations_total";
+/// Gauge: ids in a fallback's journal, by `backend` and `state`: `file`, `tombstone`, `stale`, `open`, and
+/// `conflict`, which counts some of these again.
+pub const JOURNAL: &str = "storage_fallback_journal_entries";
+/// Counter: ids that a fallback tried to heal, by `backend` and `outcome`: `healed`, `conflict`, `outage`, `failed`.
+pub const HEALS: &str = "storage_fallback_heals_total";
 
 /// Outcome of an operation that succeeded.
 pub const OK: &str = "ok";

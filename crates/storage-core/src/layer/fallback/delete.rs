@@ -1,0 +1,148 @@
+//! Deletions: of the primary, or in its outage a tombstone in the journal. The order of effects is at the head of
+//! `write.rs`.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::config::{OnMiss, OnOutage, Role};
+use super::entry::{Base, Entry, Named, What, named};
+use super::journal::Change;
+use super::read::ask_metadata;
+use super::settle::Settled;
+use super::side::is_outage;
+use super::write::WithEffectOf;
+use super::{Inner, both_out};
+use crate::checksum::Digest;
+use crate::error::{Effect, ErrorKind, Op, Result};
+use crate::id::FileId;
+use crate::metadata::Version;
+use crate::storage::Precondition;
+
+impl Inner {
+    pub(super) async fn delete(&self, id: &FileId, when: Precondition) -> Result<bool> {
+        let op = Op::Delete;
+        self.check_write(id, op)?;
+        if when == Precondition::Absent {
+            let error = self.error(ErrorKind::InvalidInput, op, id);
+            return Err(error.with_message("an absent file cannot be deleted"));
+        }
+        let _turn = self.turns.take(id).await;
+        let settled = self.settled(id, op).await?;
+        let Some(entry) = settled.entry.clone().filter(|entry| !entry.is_stale()) else {
+            return self.delete_ordinary(id, when, settled).await;
+        };
+        let Some(stored) = entry.file() else {
+            if settled.open.is_some() {
+                // A write that may have reached the secondary after the deletion is deleted with it.
+                self.bury(id, entry.next_base(), entry.ours.clone()).await?;
+            }
+            return Ok(false);
+        };
+        if let Precondition::Version(version) = &when
+            && !stored.is(version)
+        {
+            return Err(self.error(ErrorKind::VersionMismatch, op, id));
+        }
+        let (base, ours) = (entry.next_base(), entry.ours.clone());
+        self.bury(id, base, ours).await?;
+        Ok(true)
+    }
+
+    /// Makes the tombstone durable, and removes the secondary's copy, if that is possible now.
+    async fn bury(&self, id: &FileId, base: Base, ours: Vec<Digest>) -> Result<()> {
+        let tombstone =
+            Entry { id: id.clone(), what: What::Tombstone, base, ours, clash: None, at: SystemTime::now() };
+        self.record(Change::Put(Arc::new(tombstone)), Op::Delete).await?;
+        self.degraded(id, Op::Delete);
+        let work = self.secondary.storage().delete(id, Precondition::None);
+        if let Err(error) = self.secondary.call(Op::Delete, Some(id), work).await {
+            tracing::debug!(%error, "a copy on the secondary is removed later");
+        }
+        Ok(())
+    }
+
+    async fn delete_ordinary(&self, id: &FileId, when: Precondition, settled: Settled) -> Result<bool> {
+        let op = Op::Delete;
+        let when = match when {
+            Precondition::Version(version) => match named(&version) {
+                Named::Primary(version) => Precondition::Version(version),
+                Named::Secondary(version) => return self.delete_unpromoted(id, version, settled).await,
+            },
+            other => other,
+        };
+        let replica = self.config.role == Role::Replica;
+        let fresh = self.mark_stale(id, &settled, op).await?;
+        let base = self.seen.take(id);
+        let work = self.primary.storage().delete(id, when.clone());
+        match self.primary.call(op, Some(id), work).await {
+            Ok(mut deleted) => {
+                self.seen.note_write(id, None);
+                if replica {
+                    let work = self.secondary.storage().delete(id, Precondition::None);
+                    if let Ok(there) = self.secondary.call(op, Some(id), work).await {
+                        deleted |= there && self.config.read.miss != OnMiss::Fail;
+                        self.forget(id).await;
+                    }
+                } else if settled.open.is_some() {
+                    self.record(Change::Put(Arc::new(Entry::stale(id))), op).await?;
+                }
+                Ok(deleted)
+            }
+            Err(outage) if is_outage(&outage) && self.config.delete == OnOutage::Secondary => {
+                if when != Precondition::None {
+                    self.unmark(id, fresh, outage.effect(), op).await?;
+                    let message = format!("{outage}; the precondition cannot be checked meanwhile");
+                    let error = self.error(outage.kind(), op, id).with_effect(outage.effect());
+                    return Err(error.with_message(message).with_retry(outage.retry()).with_source(outage));
+                }
+                self.check_room(id, op).map_err(|error| error.with_effect_of(outage.effect()))?;
+                // Of a spare nobody can tell whether there was a file: most likely there was.
+                let mut existed = true;
+                if fresh {
+                    let there = ask_metadata(Arc::clone(&self.secondary), id).await;
+                    existed = !there.is_err_and(|error| error.kind() == ErrorKind::NotFound);
+                }
+                self.bury(id, base, Vec::new())
+                    .await
+                    .map_err(|error| error.with_effect_of(outage.effect()))?;
+                Ok(existed)
+            }
+            Err(error) => {
+                if error.effect() == Effect::None {
+                    self.seen.restore(id, &base);
+                }
+                self.unmark(id, fresh, error.effect(), op).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Deletes a version of the secondary, which is the newest only where the primary has no such file.
+    async fn delete_unpromoted(&self, id: &FileId, version: Version, settled: Settled) -> Result<bool> {
+        match ask_metadata(Arc::clone(&self.primary), id).await {
+            Ok(_) => Err(self.error(ErrorKind::VersionMismatch, Op::Delete, id)),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                if settled.entry.is_some() || self.config.read.miss == OnMiss::Fail {
+                    return Ok(false);
+                }
+                let work = self.secondary.storage().delete(id, Precondition::Version(version));
+                self.secondary.call(Op::Delete, Some(id), work).await
+            }
+            Err(outage)
+                if is_outage(&outage) && self.config.role == Role::Replica && settled.entry.is_none() =>
+            {
+                let there = ask_metadata(Arc::clone(&self.secondary), id).await;
+                match there {
+                    Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+                    Err(error) => Err(both_out(self, Op::Delete, Some(id), outage, error)),
+                    Ok(metadata) if metadata.version.as_ref() == Some(&version) => {
+                        self.bury(id, self.seen.take(id), Vec::new()).await?;
+                        Ok(true)
+                    }
+                    Ok(_) => Err(self.error(ErrorKind::VersionMismatch, Op::Delete, id)),
+                }
+            }
+            Err(error) => Err(error.with_op(Op::Delete)),
+        }
+    }
+}

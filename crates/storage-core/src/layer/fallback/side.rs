@@ -1,0 +1,167 @@
+//! One of the two storages, with its deadline and its breaker.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::{StreamExt, stream};
+use tokio::time::Instant;
+
+use super::super::breaker::{Breaker, BreakerConfig, Outcome, Pass, State};
+use super::super::metered::names;
+use super::super::timeout::{TimeoutConfig, TimeoutStorage};
+use super::event::{Events, FallbackEvent};
+use crate::body::ByteStream;
+use crate::error::{Error, ErrorKind, Op, Result, Retry};
+use crate::id::FileId;
+use crate::storage::FileStorage;
+
+/// A storage that is asked as long as it answers.
+#[derive(Debug)]
+pub(super) struct Side {
+    storage: Arc<dyn FileStorage>,
+    name: String,
+    breaker: Mutex<Breaker>,
+    start: Instant,
+    events: Events,
+}
+
+/// Tells whether the storage was out of reach. A body of the caller that breaks off is no outage of the storage
+/// that reads it.
+pub(super) fn is_outage(error: &Error) -> bool {
+    error.is_outage() && error.op() != Op::ReadBody
+}
+
+fn outcome<T>(result: &Result<T>) -> Outcome {
+    match result {
+        Err(error) if is_outage(error) => Outcome::Outage,
+        _ => Outcome::Answer,
+    }
+}
+
+/// A call that is under way; one that is dropped is reported as such.
+pub(super) struct Calling<'a> {
+    side: &'a Side,
+    pass: Option<Pass>,
+}
+
+impl Calling<'_> {
+    /// Reports how the call ended.
+    pub(super) fn ended(mut self, outcome: Outcome) {
+        self.record(outcome);
+    }
+
+    fn record(&mut self, outcome: Outcome) {
+        if let Some(pass) = self.pass.take() {
+            self.side.with_breaker(|breaker, now| breaker.record(now, pass, outcome));
+        }
+    }
+}
+
+impl Drop for Calling<'_> {
+    fn drop(&mut self) {
+        self.record(Outcome::Dropped);
+    }
+}
+
+impl Side {
+    /// Puts the deadline and the breaker around a storage.
+    pub(super) fn new(
+        storage: Arc<dyn FileStorage>,
+        deadline: TimeoutConfig,
+        breaker: BreakerConfig,
+        events: Events,
+    ) -> Result<Self> {
+        let name = storage.name().to_owned();
+        let storage = Arc::new(TimeoutStorage::new(storage, deadline)?);
+        let side =
+            Self { storage, name, breaker: Mutex::new(Breaker::new(breaker)), start: Instant::now(), events };
+        side.show(State::Closed);
+        Ok(side)
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The storage itself; calls go through [`call`](Self::call).
+    pub(super) fn storage(&self) -> &Arc<dyn FileStorage> {
+        &self.storage
+    }
+
+    pub(super) fn state(&self) -> State {
+        let now = self.start.elapsed();
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner).state(now)
+    }
+
+    fn show(&self, state: State) {
+        let number = match state {
+            State::Closed => 0.0,
+            State::HalfOpen => 1.0,
+            State::Open => 2.0,
+        };
+        metrics::gauge!(names::CIRCUIT, "backend" => self.name.clone()).set(number);
+    }
+
+    fn with_breaker<T>(&self, act: impl FnOnce(&mut Breaker, Duration) -> T) -> T {
+        let now = self.start.elapsed();
+        let (before, after, answer) = {
+            let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = breaker.state(now);
+            let answer = act(&mut breaker, now);
+            (before, breaker.state(now), answer)
+        };
+        if before != after {
+            tracing::info!(storage = self.name, state = after.as_str(), "the circuit breaker changed");
+            self.show(after);
+            self.events.tell(FallbackEvent::Circuit { storage: self.name.clone(), state: after });
+        }
+        answer
+    }
+
+    /// Asks to call the storage.
+    ///
+    /// # Errors
+    /// [`Unavailable`](ErrorKind::Unavailable): it is left alone.
+    pub(super) fn begin(&self, op: Op, id: Option<&FileId>) -> Result<Calling<'_>> {
+        match self.with_breaker(Breaker::admit) {
+            Ok(pass) => Ok(Calling { side: self, pass: Some(pass) }),
+            Err(wait) => {
+                let error = Error::new(ErrorKind::Unavailable, op)
+                    .with_storage(&self.name)
+                    .with_message("left alone after outages until a probe succeeds")
+                    .with_retry(if wait.is_zero() { Retry::Now } else { Retry::After(wait) });
+                Err(match id {
+                    Some(id) => error.with_id(id),
+                    None => error,
+                })
+            }
+        }
+    }
+
+    /// Makes one call.
+    pub(super) async fn call<T>(
+        &self,
+        op: Op,
+        id: Option<&FileId>,
+        work: impl Future<Output = Result<T>> + Send,
+    ) -> Result<T> {
+        let calling = self.begin(op, id)?;
+        let result = work.await;
+        calling.ended(outcome(&result));
+        result
+    }
+
+    /// Counts an outage that comes after the answer, in the middle of a body.
+    pub(super) fn watch(self: &Arc<Self>, body: ByteStream) -> ByteStream {
+        let side = Arc::clone(self);
+        stream::unfold((body, side), |(mut body, side)| async move {
+            let piece = body.next().await?;
+            if piece.as_ref().is_err_and(is_outage) {
+                side.with_breaker(|breaker, now| breaker.record_late_outage(now));
+            }
+            Some((piece, (body, side)))
+        })
+        .boxed()
+    }
+}

@@ -1,0 +1,551 @@
+//! Random operations, outages, lost answers, dropped calls, restarts and heals, against a map of what may be there.
+//!
+//! `FALLBACK_SEQUENCES` sets how many sequences are run (default 300), `FALLBACK_SEED` repeats a run; the seed is
+//! printed. A failure is shrunk to the steps it needs.
+//!
+//! The map holds, for each id, every state that may be: one after an acknowledged write; one more for each write
+//! whose answer was lost. What is read must be among them, in an outage too. After each complete heal the primary
+//! itself must be one of them, the spare must be empty and the replica equal.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use storage_core::backend::memory::MemoryStorage;
+use storage_core::checksum::Digest;
+use storage_core::error::{Effect, Error, ErrorKind, Op};
+use storage_core::id::Prefix;
+use storage_core::layer::breaker::BreakerConfig;
+use storage_core::layer::fallback::FallbackStorage;
+use storage_core::layer::fallback::config::{ListPolicy, Role};
+use storage_core::metadata::{FileMetadata, Tags, Version};
+use storage_core::storage::{
+    DownloadOptions, FileStorage, FileStorageExt, ListOptions, Precondition, UploadOptions,
+};
+use storage_core::testkit::flaky::Fault;
+use tempfile::TempDir;
+
+use crate::Rig;
+
+const IDS: [&str; 4] = ["a", "a/b", "b", "c"];
+
+#[derive(Clone, Copy, Debug)]
+enum Side {
+    Primary,
+    Secondary,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum If {
+    Absent,
+    Current,
+    Wrong,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Upload {
+        id: usize,
+        value: u8,
+    },
+    UploadIf {
+        id: usize,
+        value: u8,
+        when: If,
+    },
+    /// An upload that its caller drops after so many polls.
+    Dropped {
+        id: usize,
+        value: u8,
+        polls: u8,
+    },
+    Delete {
+        id: usize,
+    },
+    DeleteIf {
+        id: usize,
+        when: If,
+    },
+    Copy {
+        from: usize,
+        to: usize,
+    },
+    Download {
+        id: usize,
+    },
+    Metadata {
+        id: usize,
+    },
+    List,
+    Outage {
+        side: Side,
+        on: bool,
+    },
+    /// The next call of this kind happens, and its answer is lost.
+    Lose {
+        side: Side,
+        op: Op,
+    },
+    /// The next body breaks off.
+    Break {
+        side: Side,
+    },
+    Restart,
+    Heal,
+    /// Everything is up, and healed: the sides are looked at.
+    Settle,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let id = || 0..IDS.len();
+    let value = || 0..4u8;
+    let side = || prop_oneof![3 => Just(Side::Primary), 1 => Just(Side::Secondary)];
+    let when = || prop_oneof![Just(If::Absent), Just(If::Current), Just(If::Wrong)];
+    let op = prop_oneof![Just(Op::Upload), Just(Op::Delete), Just(Op::Copy), Just(Op::Metadata)];
+    prop_oneof![
+        8 => (id(), value()).prop_map(|(id, value)| Step::Upload { id, value }),
+        4 => (id(), value(), when()).prop_map(|(id, value, when)| Step::UploadIf { id, value, when }),
+        2 => (id(), value(), 1..6u8).prop_map(|(id, value, polls)| Step::Dropped { id, value, polls }),
+        4 => id().prop_map(|id| Step::Delete { id }),
+        2 => (id(), when()).prop_map(|(id, when)| Step::DeleteIf { id, when }),
+        4 => (id(), id()).prop_map(|(from, to)| Step::Copy { from, to }),
+        4 => id().prop_map(|id| Step::Download { id }),
+        2 => id().prop_map(|id| Step::Metadata { id }),
+        2 => Just(Step::List),
+        6 => (side(), any::<bool>()).prop_map(|(side, on)| Step::Outage { side, on }),
+        3 => (side(), op).prop_map(|(side, op)| Step::Lose { side, op }),
+        1 => side().prop_map(|side| Step::Break { side }),
+        2 => Just(Step::Restart),
+        2 => Just(Step::Heal),
+        1 => Just(Step::Settle),
+    ]
+}
+
+/// A file as far as callers see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct File {
+    bytes: Bytes,
+    content_type: Option<String>,
+    file_name: Option<String>,
+    created: Option<SystemTime>,
+    tags: Tags,
+}
+
+fn content(value: u8) -> Bytes {
+    // Few values, so that equal bytes under different attributes come up.
+    Bytes::from(vec![b'0' + value % 3; 1 + usize::from(value)])
+}
+
+fn options(value: u8) -> UploadOptions {
+    let options = UploadOptions::default()
+        .with_content_type(format!("text/{value}"))
+        .with_created(SystemTime::UNIX_EPOCH + Duration::from_nanos(u64::from(value)))
+        .with_tag("value", value.to_string());
+    if value.is_multiple_of(2) { options.with_file_name(format!("ü{value}")) } else { options }
+}
+
+fn file(value: u8) -> File {
+    let options = options(value);
+    File {
+        bytes: content(value),
+        content_type: options.content_type,
+        file_name: options.file_name,
+        created: options.created,
+        tags: options.tags,
+    }
+}
+
+fn seen(metadata: &FileMetadata, bytes: Bytes) -> File {
+    File {
+        bytes,
+        content_type: metadata.content_type.clone(),
+        file_name: metadata.file_name.clone(),
+        created: metadata.created,
+        tags: metadata.tags.clone(),
+    }
+}
+
+/// What may be under an id.
+type Possible = Vec<Option<File>>;
+
+struct World {
+    role: Role,
+    rig: Rig,
+    storage: Option<FallbackStorage>,
+    model: BTreeMap<usize, Possible>,
+    /// Whether something is out or about to fail, so that calls may.
+    trouble: bool,
+}
+
+type Verdict = Result<(), TestCaseError>;
+
+macro_rules! wrong {
+    ($($text:tt)*) => { return Err(TestCaseError::fail(format!($($text)*))) };
+}
+
+impl World {
+    async fn new(role: Role) -> Self {
+        // Durability has its tests; here the memory behind /dev/shm spares thousands of syncs.
+        let shm = std::path::Path::new("/dev/shm");
+        let directory = if shm.is_dir() { TempDir::new_in(shm) } else { TempDir::new() }.unwrap();
+        let short = Duration::from_micros(300);
+        let breaker = BreakerConfig::default().with_threshold(3, 0.5).with_open_for(short, short);
+        let both = ListPolicy::default().with_both_sides(role == Role::Replica);
+        let rig = Rig::within(role, directory).with(|config| config.with_breaker(breaker).with_list(both));
+        let storage = Some(rig.open().await);
+        let model = (0..IDS.len()).map(|id| (id, vec![None])).collect();
+        Self { role, rig, storage, model, trouble: false }
+    }
+
+    fn storage(&self) -> &FallbackStorage {
+        self.storage.as_ref().unwrap()
+    }
+
+    fn may(&self, id: usize) -> &Possible {
+        &self.model[&id]
+    }
+
+    fn set(&mut self, id: usize, states: Possible) {
+        self.model.insert(id, states);
+    }
+
+    fn add(&mut self, id: usize, states: impl IntoIterator<Item = Option<File>>) {
+        let all = self.model.get_mut(&id).unwrap();
+        for state in states {
+            if !all.contains(&state) {
+                all.push(state);
+            }
+        }
+    }
+
+    /// An error of a write: allowed in trouble only, and what it may have done may be.
+    fn failed(&mut self, id: usize, error: &Error, states: Possible) -> Verdict {
+        if !error.is_outage() || !self.trouble {
+            wrong!("{error}: {error:?}");
+        }
+        if error.effect() != Effect::None {
+            self.add(id, states);
+        }
+        Ok(())
+    }
+
+    async fn version(&self, id: usize) -> Option<Version> {
+        self.storage().metadata(&crate::id(IDS[id])).await.ok()?.version
+    }
+
+    async fn when(&self, id: usize, when: If) -> Option<Precondition> {
+        Some(match when {
+            If::Absent => Precondition::Absent,
+            If::Current => Precondition::Version(self.version(id).await?),
+            If::Wrong => Precondition::Version(Version::new("none of them")),
+        })
+    }
+
+    async fn upload(&mut self, id: usize, value: u8, when: Precondition) -> Verdict {
+        let options = options(value).with_when(when.clone());
+        let result = self.storage().upload(&crate::id(IDS[id]), content(value).into(), options).await;
+        let there = self.may(id).iter().any(Option::is_some);
+        let missing = self.may(id).contains(&None);
+        match (result, &when) {
+            (Ok(receipt), _) => {
+                if receipt.digest != Some(Digest::of(&content(value))) {
+                    wrong!("a receipt of other bytes: {receipt:?}");
+                }
+                let held = match &when {
+                    Precondition::None => true,
+                    Precondition::Absent => missing,
+                    Precondition::Version(version) => there && version.as_str() != "none of them",
+                };
+                if !held {
+                    wrong!("{when:?} did not hold, and the upload took place");
+                }
+                self.set(id, vec![Some(file(value))]);
+                Ok(())
+            }
+            (Err(error), Precondition::Absent) if error.kind() == ErrorKind::AlreadyExists && there => {
+                // It may have met its own file.
+                self.failed_precondition(id, &error, value)
+            }
+            (Err(error), Precondition::Version(version))
+                if error.kind() == ErrorKind::VersionMismatch
+                    && (self.trouble || missing || version.as_str() == "none of them") =>
+            {
+                self.failed_precondition(id, &error, value)
+            }
+            (Err(error), _) => self.failed(id, &error, vec![Some(file(value))]),
+        }
+    }
+
+    fn failed_precondition(&mut self, id: usize, error: &Error, value: u8) -> Verdict {
+        if error.effect() != Effect::None {
+            self.add(id, [Some(file(value))]);
+        }
+        Ok(())
+    }
+
+    async fn delete(&mut self, id: usize, when: Precondition) -> Verdict {
+        let result = self.storage().delete(&crate::id(IDS[id]), when.clone()).await;
+        let (there, missing) = (self.may(id).iter().any(Option::is_some), self.may(id).contains(&None));
+        match result {
+            Ok(false) if !missing => wrong!("there was something to delete"),
+            Ok(true) if !there && !self.trouble => wrong!("there was nothing to delete"),
+            Ok(true) if matches!(&when, Precondition::Version(version) if version.as_str() == "none of them") =>
+            {
+                wrong!("another version was deleted")
+            }
+            Ok(_) => self.set(id, vec![None]),
+            Err(error)
+                if error.kind() == ErrorKind::VersionMismatch && when != Precondition::None && there => {}
+            Err(error) => self.failed(id, &error, vec![None])?,
+        }
+        Ok(())
+    }
+
+    async fn copy(&mut self, from: usize, to: usize) -> Verdict {
+        let (source, target) = (crate::id(IDS[from]), crate::id(IDS[to]));
+        let result = self.storage().copy(&source, &target, UploadOptions::default()).await;
+        let sources: Possible = self.may(from).iter().filter(|state| state.is_some()).cloned().collect();
+        match result {
+            Ok(_) if sources.is_empty() => wrong!("there was nothing to copy"),
+            Ok(_) => self.set(to, sources),
+            Err(error) if error.kind() == ErrorKind::NotFound && self.may(from).contains(&None) => {}
+            Err(error) => self.failed(to, &error, sources)?,
+        }
+        Ok(())
+    }
+
+    fn read(&self, id: usize, result: Result<File, Error>) -> Verdict {
+        match result {
+            Ok(file) if !self.may(id).contains(&Some(file.clone())) => {
+                wrong!("{} reads as {file:?}, possible are {:?}", IDS[id], self.may(id))
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound && !self.may(id).contains(&None) => {
+                wrong!("{} is not found, possible are {:?}", IDS[id], self.may(id))
+            }
+            Err(error) if error.kind() != ErrorKind::NotFound && !(error.is_outage() && self.trouble) => {
+                wrong!("{}: {error}", IDS[id])
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn download(&self, id: usize) -> Verdict {
+        let result = async {
+            let download = self.storage().download(&crate::id(IDS[id]), DownloadOptions::default()).await?;
+            let metadata = download.metadata.clone();
+            Ok(seen(&metadata, download.bytes().await?))
+        };
+        self.read(id, result.await)
+    }
+
+    async fn metadata(&self, id: usize) -> Verdict {
+        let result = self.storage().metadata(&crate::id(IDS[id])).await.map(|metadata| {
+            let of_these = |value| metadata.digest == Some(Digest::of(&content(value)));
+            let bytes = (0..4).find(|value| of_these(*value)).map(content).unwrap_or_default();
+            seen(&metadata, bytes)
+        });
+        self.read(id, result)
+    }
+
+    async fn list(&self) -> Verdict {
+        let mut listing = self.storage().list(&Prefix::all(), ListOptions::default());
+        let (mut listed, mut doubtful, mut complete) = (Vec::new(), Vec::new(), false);
+        loop {
+            match listing.try_next().await {
+                Ok(Some(file)) => listed.push(file.id.to_string()),
+                Ok(None) => {
+                    complete = true;
+                    break;
+                }
+                Err(error) if !self.trouble => wrong!("{error}"),
+                Err(error) if error.id().is_some() => doubtful.extend(error.id().map(ToString::to_string)),
+                Err(_) => break,
+            }
+        }
+        if !listed.is_sorted_by(|a, b| a < b) {
+            wrong!("not in order: {listed:?}");
+        }
+        for (number, name) in IDS.iter().enumerate() {
+            let shown = listed.iter().any(|listed| listed == name);
+            if shown && self.may(number).iter().all(Option::is_none) {
+                wrong!("{name} is listed and gone");
+            }
+            let left_out = complete && !shown && !doubtful.iter().any(|doubtful| doubtful == name);
+            if left_out && !self.may(number).contains(&None) {
+                wrong!("{name} is missing in {listed:?}");
+            }
+        }
+        Ok(())
+    }
+
+    async fn contents(memory: &MemoryStorage) -> BTreeMap<String, File> {
+        let files: Vec<_> = memory.list(&Prefix::all(), ListOptions::default()).try_collect().await.unwrap();
+        let mut contents = BTreeMap::new();
+        for file in files {
+            let bytes = memory.download_bytes(&file.id).await.unwrap();
+            contents.insert(file.id.to_string(), seen(&file, bytes));
+        }
+        contents
+    }
+
+    async fn settle(&mut self) -> Verdict {
+        for side in [&self.rig.primary, &self.rig.secondary] {
+            side.set_outage(false);
+            side.forget_faults();
+        }
+        self.trouble = false;
+        // Longer than a breaker is open.
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let mut report = self.storage().heal().await;
+        for _ in 0..3 {
+            if report.is_complete() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            report = self.storage().heal().await;
+        }
+        if !report.is_complete() {
+            wrong!("not healed: {report:?}");
+        }
+        let primary = Self::contents(&self.rig.inside.0).await;
+        let secondary = Self::contents(&self.rig.inside.1).await;
+        match self.role {
+            Role::Spare if !secondary.is_empty() => wrong!("left on the spare: {secondary:?}"),
+            Role::Replica if secondary != primary => wrong!("primary {primary:?}, replica {secondary:?}"),
+            _ => {}
+        }
+        for (number, name) in IDS.iter().enumerate() {
+            let there = primary.get(*name).cloned();
+            if !self.may(number).contains(&there) {
+                wrong!("the primary holds {there:?} under {name}, possible are {:?}", self.may(number));
+            }
+            self.set(number, vec![there]);
+        }
+        Ok(())
+    }
+
+    async fn act(&mut self, step: &Step) -> Verdict {
+        match step.clone() {
+            Step::Upload { id, value } => self.upload(id, value, Precondition::None).await?,
+            Step::UploadIf { id, value, when } => {
+                if let Some(when) = self.when(id, when).await {
+                    self.upload(id, value, when).await?;
+                }
+            }
+            Step::Dropped { id, value, polls } => {
+                let name = crate::id(IDS[id]);
+                let upload = self.storage().upload(&name, content(value).into(), options(value));
+                let mut upload = Box::pin(upload);
+                let mut done = None;
+                for _ in 0..polls {
+                    if let std::task::Poll::Ready(result) = futures::poll!(&mut upload) {
+                        done = Some(result);
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_micros(100)).await;
+                }
+                drop(upload);
+                match done {
+                    Some(Ok(_)) => self.set(id, vec![Some(file(value))]),
+                    Some(Err(error)) => self.failed(id, &error, vec![Some(file(value))])?,
+                    None => self.add(id, [Some(file(value))]),
+                }
+            }
+            Step::Delete { id } => self.delete(id, Precondition::None).await?,
+            Step::DeleteIf { id, when } => match self.when(id, when).await {
+                Some(Precondition::Absent) | None => {}
+                Some(when) => self.delete(id, when).await?,
+            },
+            Step::Copy { from, to } => self.copy(from, to).await?,
+            Step::Download { id } => self.download(id).await?,
+            Step::Metadata { id } => self.metadata(id).await?,
+            Step::List => self.list().await?,
+            Step::Outage { side, on } => {
+                self.trouble = true;
+                self.side(side).set_outage(on);
+            }
+            Step::Lose { side, op } => {
+                self.trouble = true;
+                self.side(side).fail_next(op, Fault::After(ErrorKind::Timeout));
+            }
+            Step::Break { side } => {
+                self.trouble = true;
+                self.side(side).fail_next(Op::Download, Fault::Broken(1));
+            }
+            Step::Restart => {
+                self.storage = None;
+                self.storage = Some(self.rig.open().await);
+            }
+            Step::Heal => {
+                let report = self.storage().heal().await;
+                if !report.conflicts.is_empty() {
+                    wrong!("a conflict, and nobody else wrote: {report:?}");
+                }
+                if let Some((id, error)) = report.failed.iter().find(|(_, error)| !error.is_outage()) {
+                    wrong!("{id} cannot be healed: {error}");
+                }
+            }
+            Step::Settle => self.settle().await?,
+        }
+        Ok(())
+    }
+
+    fn side(&self, side: Side) -> &storage_core::testkit::flaky::FlakyStorage {
+        match side {
+            Side::Primary => &self.rig.primary,
+            Side::Secondary => &self.rig.secondary,
+        }
+    }
+}
+
+async fn play(role: Role, steps: &[Step]) -> Verdict {
+    let mut world = World::new(role).await;
+    for step in steps {
+        world.act(step).await?;
+    }
+    world.act(&Step::Settle).await?;
+    for id in 0..IDS.len() {
+        world.download(id).await?;
+    }
+    world.list().await
+}
+
+fn setting(name: &str) -> Option<u64> {
+    std::env::var(name)
+        .ok()
+        .map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+}
+
+fn run(role: Role) {
+    let sequences = setting("FALLBACK_SEQUENCES").unwrap_or(300) / 2;
+    let seed = setting("FALLBACK_SEED").unwrap_or_else(rand::random);
+    eprintln!("FALLBACK_SEED={seed} FALLBACK_SEQUENCES={} ({role:?}: {sequences})", sequences * 2);
+    let mut key = [0; 32];
+    key[..8].copy_from_slice(&seed.to_le_bytes());
+    let config = Config {
+        cases: u32::try_from(sequences).unwrap(),
+        failure_persistence: None,
+        max_shrink_iters: 4_000,
+        ..Config::default()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &key));
+    let result =
+        runner.run(&prop::collection::vec(step(), 1..60), |steps| runtime.block_on(play(role, &steps)));
+    if let Err(error) = result {
+        panic!("FALLBACK_SEED={seed}: {error}");
+    }
+}
+
+#[test]
+fn random_outages_with_a_spare_lose_nothing_and_show_nothing_old() {
+    run(Role::Spare);
+}
+
+#[test]
+fn random_outages_with_a_replica_lose_nothing_and_show_nothing_old() {
+    run(Role::Replica);
+}

@@ -1,0 +1,271 @@
+//! Real servers that go away in the middle: behind a proxy that refuses and stalls, and as a process of its own that
+//! is killed.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use s3_server::{Server, ServerConfig};
+use storage_core::backend::local::{Durability, LocalConfig, LocalStorage};
+use storage_core::backend::memory::MemoryStorage;
+use storage_core::backend::s3::{S3Config, S3Storage};
+use storage_core::checksum::Digest;
+use storage_core::id::Prefix;
+use storage_core::layer::fallback::FallbackStorage;
+use storage_core::layer::fallback::config::FallbackConfig;
+use storage_core::layer::retry::policy::RetryConfig;
+use storage_core::layer::timeout::TimeoutConfig;
+use storage_core::stack::{self, BackendConfig, Layer, LayersConfig, PairConfig, StackConfig, layered};
+use storage_core::storage::{DownloadOptions, FileStorage, FileStorageExt, Precondition, UploadOptions};
+use test_rig::process::{self, DeathSignal};
+use test_rig::scratch::Scratch;
+use test_rig::{Fault, Proxy};
+
+use crate::id;
+
+const BUCKET: &str = "files";
+const KEY: &str = "AKIDFALLBACK";
+const SECRET: &str = "a-secret-of-the-fallback-tests";
+
+fn s3(address: SocketAddr) -> S3Config {
+    S3Config::new(BUCKET)
+        .with_endpoint(format!("http://{address}"))
+        .with_static_credentials(KEY, SECRET)
+        .with_name("server")
+}
+
+/// What the stack puts around a side, with a patience of seconds.
+fn side(storage: Arc<dyn FileStorage>) -> Arc<dyn FileStorage> {
+    let mut layers = LayersConfig::default();
+    layers.off = vec![Layer::Metered];
+    layers.retry = RetryConfig::default().with_max_attempts(std::num::NonZeroU32::new(2).unwrap());
+    layers.timeout = TimeoutConfig::default().with_base(Duration::from_secs(5));
+    layered(storage, &layers).unwrap()
+}
+
+async fn open(primary: S3Storage, scratch: &Scratch) -> FallbackStorage {
+    let disk = LocalConfig::new(scratch.join("spare")).with_create_root().with_name("disk");
+    let disk = LocalStorage::open(disk).await.unwrap();
+    let config = FallbackConfig::new(scratch.join("journal"))
+        .with_deadline(TimeoutConfig::default().with_base(Duration::from_secs(8)))
+        .with_heal_every(Duration::from_millis(200));
+    FallbackStorage::open(side(Arc::new(primary)), side(Arc::new(disk)), config).await.unwrap()
+}
+
+fn content(n: usize) -> Bytes {
+    Bytes::from(format!("file number {n} ").repeat(1 + n % 300))
+}
+
+fn options(n: usize) -> UploadOptions {
+    UploadOptions::default()
+        .with_content_type("text/x-numbered")
+        .with_file_name(format!("№ {n}.txt"))
+        .with_created(SystemTime::UNIX_EPOCH + Duration::from_nanos(n as u64))
+        .with_tag("number", n.to_string())
+}
+
+fn name(n: usize) -> String {
+    format!("{:02}/{n}", n % 100)
+}
+
+/// Uploads all files; every upload must be acknowledged. `at` is called with the number of those that are.
+async fn upload_all(storage: &FallbackStorage, count: usize, at: impl Fn(usize) + Sync) {
+    let done = AtomicUsize::new(0);
+    stream::iter(0..count)
+        .map(|n| {
+            let (storage, done, at) = (storage.clone(), &done, &at);
+            async move {
+                let result = storage.upload(&id(&name(n)), content(n).into(), options(n)).await;
+                result.unwrap_or_else(|error| panic!("{error}"));
+                at(done.fetch_add(1, Ordering::SeqCst) + 1);
+            }
+        })
+        .buffer_unordered(16)
+        .collect::<Vec<_>>()
+        .await;
+}
+
+/// Asks the primary itself for all files: bytes, digest, tags and the rest.
+async fn verify_all(primary: &S3Storage, count: usize) {
+    let listed: Vec<_> = primary.list(&Prefix::all(), Default::default()).try_collect().await.unwrap();
+    assert_eq!(listed.len(), count, "files on the primary");
+    stream::iter(0..count)
+        .map(|n| async move {
+            let download = primary.download(&id(&name(n)), DownloadOptions::default()).await.unwrap();
+            let metadata = download.metadata.clone();
+            let bytes = download.bytes().await.unwrap();
+            assert_eq!((metadata.digest, &bytes), (Some(Digest::of(&content(n))), &content(n)), "{n}");
+            assert_eq!(metadata.tags, options(n).tags, "{n}");
+            assert_eq!(metadata.file_name, options(n).file_name, "{n}");
+            assert_eq!(metadata.created, options(n).created, "{n}");
+            assert_eq!(metadata.content_type, options(n).content_type, "{n}");
+        })
+        .buffer_unordered(16)
+        .collect::<Vec<_>>()
+        .await;
+}
+
+/// Heals in the background while `work` is done, and until nothing is left.
+async fn while_healing(storage: &FallbackStorage, work: impl Future<Output = ()>) {
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let healer = storage.clone();
+    let running = tokio::spawn(async move { healer.run(async { drop(stopped.await) }).await });
+    work.await;
+    loop {
+        let pending = storage.pending();
+        if pending.files + pending.tombstones + pending.stale + pending.open == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    stop.send(()).unwrap();
+    running.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_refuses_or_stalls_in_the_middle_misses_nothing() {
+    const COUNT: usize = 300;
+    let memory = MemoryStorage::new();
+    let config = ServerConfig::new().with_bucket(BUCKET, Arc::new(memory)).with_credentials(KEY, SECRET);
+    let server = Server::bind(config, ([127, 0, 0, 1], 0).into()).await.unwrap().spawn();
+    for fault in [Fault::Refuse, Fault::Stall, Fault::LoseAnswer] {
+        let proxy = Proxy::start(server.local_addr()).unwrap();
+        let scratch = Scratch::new("fallback-proxy").unwrap();
+        let primary = S3Storage::connect(s3(proxy.address())).await.unwrap();
+        let known = primary.capabilities();
+        let storage = open(primary, &scratch).await;
+        upload_all(&storage, COUNT / 3, |_| {}).await;
+        proxy.set(fault);
+        // The service restarts while its server is out.
+        drop(storage);
+        let primary = S3Storage::with_capabilities(s3(proxy.address()), &known).await.unwrap();
+        let storage = open(primary, &scratch).await;
+        let deleted = storage.delete(&id(&name(0)), Precondition::None).await;
+        deleted.unwrap_or_else(|error| panic!("{fault:?}: {error}"));
+        while_healing(&storage, async {
+            upload_all(&storage, COUNT, |done| {
+                if done == COUNT * 2 / 3 {
+                    proxy.set(Fault::Pass);
+                }
+            })
+            .await;
+        })
+        .await;
+        let primary = S3Storage::with_capabilities(s3(server.local_addr()), &known).await.unwrap();
+        verify_all(&primary, COUNT).await;
+        for n in 0..COUNT {
+            primary.delete(&id(&name(n)), Precondition::None).await.unwrap();
+        }
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_starts_and_works_while_its_server_is_out() {
+    let memory = MemoryStorage::new();
+    let config = ServerConfig::new().with_bucket(BUCKET, Arc::new(memory)).with_credentials(KEY, SECRET);
+    let server = Server::bind(config, ([127, 0, 0, 1], 0).into()).await.unwrap().spawn();
+    let proxy = Proxy::start(server.local_addr()).unwrap();
+    let scratch = Scratch::new("fallback-start").unwrap();
+    let build = async || {
+        let primary = StackConfig::new(BackendConfig::S3(s3(proxy.address())));
+        let disk = LocalConfig::new(scratch.join("spare")).with_create_root().with_name("disk");
+        let secondary = StackConfig::new(BackendConfig::Local(disk));
+        let settings = FallbackConfig::new(scratch.join("journal"));
+        stack::build_pair(PairConfig::new(primary, secondary, settings), &LayersConfig::default()).await
+    };
+    proxy.set(Fault::Refuse);
+    // Nobody knows yet what the server can do.
+    assert!(build().await.unwrap_err().is_outage());
+    proxy.set(Fault::Pass);
+    let (storage, fallback) = build().await.unwrap();
+    let known = storage.capabilities();
+    drop((storage, fallback));
+    proxy.set(Fault::Refuse);
+    let (storage, fallback) = build().await.unwrap();
+    assert_eq!(storage.capabilities(), known);
+    storage.upload(&id("a"), content(1).into(), options(1)).await.unwrap();
+    assert_eq!(fallback.pending().files, 1);
+    drop((storage, fallback));
+    let (storage, fallback) = build().await.unwrap();
+    assert_eq!(storage.download_bytes(&id("a")).await.unwrap(), content(1));
+    proxy.set(Fault::Pass);
+    while_healing(&fallback, async {}).await;
+    let primary = S3Storage::connect(s3(server.local_addr())).await.unwrap();
+    assert_eq!(primary.download_bytes(&id("a")).await.unwrap(), content(1));
+    assert_eq!(primary.metadata(&id("a")).await.unwrap().tags, options(1).tags);
+    server.shutdown().await;
+}
+
+const SERVE: &str = "FALLBACK_TEST_SERVE";
+
+/// Not a test of its own: the server's process.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn child_serves_until_it_is_killed() {
+    let Ok(serve) = std::env::var(SERVE) else { return };
+    let (address, root) = serve.split_once('|').unwrap();
+    let local = LocalConfig::new(root).with_create_root().with_durability(Durability::Relaxed);
+    let local = LocalStorage::open(local).await.unwrap();
+    let config = ServerConfig::new().with_bucket(BUCKET, Arc::new(local)).with_credentials(KEY, SECRET);
+    let server = Server::bind(config, address.parse().unwrap()).await.unwrap();
+    let _running = server.spawn();
+    std::future::pending::<()>().await;
+}
+
+fn start_server(scratch: &Scratch, address: SocketAddr, log: &str) -> process::Server {
+    let program = std::env::current_exe().unwrap();
+    let mut command = process::command(&program, DeathSignal::Kill);
+    command.args(["--exact", "servers::child_serves_until_it_is_killed", "--nocapture"]);
+    command.env(SERVE, format!("{address}|{}", scratch.join("server").display()));
+    let mut server = process::Server::start("server", command, scratch.join(log)).unwrap();
+    server.wait_until(Duration::from_secs(60), || TcpStream::connect(address).is_ok()).unwrap();
+    server
+}
+
+mod heavy {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// `FALLBACK_FILES` sets how many files; default 2,000, 10,000 for the record.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_server_killed_and_restarted_in_the_middle_ends_with_every_file() {
+        let count = std::env::var("FALLBACK_FILES").map_or(2_000, |text| text.parse().unwrap());
+        let scratch = Scratch::new("fallback-kill").unwrap();
+        let [port] = process::free_ports().unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let server = Mutex::new(Some(start_server(&scratch, address, "first.log")));
+        let storage = open(S3Storage::connect(s3(address)).await.unwrap(), &scratch).await;
+        let begun = std::time::Instant::now();
+        let degraded = AtomicUsize::new(0);
+        while_healing(&storage, async {
+            upload_all(&storage, count, |done| {
+                if done == count / 3 {
+                    // kill -9: whatever is under way ends without an answer.
+                    server.lock().unwrap().take().unwrap().kill().unwrap();
+                } else if done == count * 2 / 3 {
+                    degraded.store(storage.pending().files, Ordering::SeqCst);
+                    *server.lock().unwrap() = Some(start_server(&scratch, address, "second.log"));
+                }
+            })
+            .await;
+        })
+        .await;
+        let degraded = degraded.load(Ordering::SeqCst);
+        assert!(degraded > count / 4, "only {degraded} writes met the outage");
+        verify_all(&S3Storage::connect(s3(address)).await.unwrap(), count).await;
+        let spare = LocalStorage::open(LocalConfig::new(scratch.join("spare"))).await.unwrap();
+        let left: BTreeMap<_, _> = spare
+            .list(&Prefix::all(), Default::default())
+            .map_ok(|file| (file.id, file.size))
+            .try_collect()
+            .await
+            .unwrap();
+        assert!(left.is_empty(), "left on the spare: {left:?}");
+        eprintln!("{count} files, {degraded} of them in the outage, {:?}", begun.elapsed());
+    }
+}

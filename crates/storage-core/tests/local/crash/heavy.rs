@@ -2,6 +2,7 @@
 //!
 //! `CRASH_TRIALS` sets the number of trials of each test, `CRASH_SEED` the seed, which is printed.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -9,11 +10,15 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use storage_core::backend::local::{Durability, LocalConfig, LocalStorage};
+use storage_core::body::Body;
+use storage_core::error::{Effect, ErrorKind};
+use storage_core::storage::{FileStorage, FileStorageExt, Precondition};
 use tempfile::TempDir;
 use test_rig::Strace;
 use test_rig::disk::{FileSystem, Image};
 
-use super::model::{Model, Verdict};
+use super::super::{id, ids, own};
+use super::model::{Model, Verdict, attributes, content};
 use super::writer::Orders;
 
 fn number(variable: &str) -> Option<u64> {
@@ -63,7 +68,7 @@ async fn opened(root: &Path, durability: Durability) -> LocalStorage {
     LocalStorage::open(LocalConfig::new(root).with_durability(durability)).await.unwrap()
 }
 
-async fn power_cuts(kind: FileSystem, attributes: Attributes, default: u64) {
+async fn power_cuts(kind: FileSystem, kept: Attributes, default: u64) {
     let Some(image) = Image::new(kind) else { return };
     let (seed, trials) = (seed(), trials(default));
     let root = image.path().join("root");
@@ -74,7 +79,7 @@ async fn power_cuts(kind: FileSystem, attributes: Attributes, default: u64) {
     for trial in 0..trials {
         let seed = seed.wrapping_add(trial);
         let mut random = StdRng::seed_from_u64(seed);
-        let (Some(power), Some(command)) = (image.power(), attributes.command()) else { return };
+        let (Some(power), Some(command)) = (image.power(), kept.command()) else { return };
         let orders = Orders::new(&root, seed, (trial + 1) * 1_000_000, &model);
         let child = orders.start(command, image.outside());
         // Right behind an acknowledgement, or anywhere.
@@ -112,7 +117,7 @@ async fn a_power_cut_loses_no_attributes_that_are_in_sidecars() {
     power_cuts(FileSystem::Xfs, Attributes::Sidecar, 8).await;
 }
 
-async fn kills(durability: Durability, attributes: Attributes, default: u64) {
+async fn kills(durability: Durability, kept: Attributes, default: u64) {
     let (place, outside) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let root = place.path();
     let (seed, trials) = (seed(), trials(default));
@@ -120,7 +125,7 @@ async fn kills(durability: Durability, attributes: Attributes, default: u64) {
     for trial in 0..trials {
         let seed = seed.wrapping_add(trial);
         let mut random = StdRng::seed_from_u64(seed);
-        let Some(command) = attributes.command() else { return };
+        let Some(command) = kept.command() else { return };
         let mut orders = Orders::new(root, seed, (trial + 1) * 1_000_000, &model);
         orders.durability = durability;
         let child = orders.start(command, outside.path());
@@ -148,4 +153,55 @@ async fn kill_9_loses_nothing_that_was_acknowledged() {
 async fn kill_9_of_a_relaxed_storage_tears_and_loses_nothing() {
     kills(Durability::Relaxed, Attributes::Extended, 20).await;
     kills(Durability::Relaxed, Attributes::Sidecar, 10).await;
+}
+
+/// Fills a small disk, of which the bytes or the number of files end first.
+async fn full_disk(size: u64, mkfs: &[&str], file: usize) {
+    let Some(image) = Image::with(FileSystem::Ext4, size, mkfs) else { return };
+    let root = image.path().join("root");
+    std::fs::create_dir(&root).unwrap();
+    let storage = opened(&root, Durability::Durable).await;
+    let put = async |name: &str, number: u64| {
+        let body = Body::from_bytes(content(number, file));
+        storage.upload(&id(name), body, attributes(number)).await
+    };
+    let mut stored = BTreeMap::new();
+    let refused = loop {
+        let number = stored.len() as u64;
+        assert!(number < 10_000, "the disk is never full");
+        let name = format!("d{}/{number}", number % 7);
+        match put(&name, number).await {
+            Ok(_) => drop(stored.insert(name, number)),
+            Err(error) => break error,
+        }
+    };
+    assert!(stored.len() > 5, "{refused}");
+    assert_eq!((refused.kind(), refused.effect()), (ErrorKind::StorageFull, Effect::None), "{refused}");
+    let overwritten = put("d0/0", 9_999).await.unwrap_err();
+    assert_eq!((overwritten.kind(), overwritten.effect()), (ErrorKind::StorageFull, Effect::None));
+    let new_directory = put("not/there/yet", 9_998).await.unwrap_err();
+    assert_eq!((new_directory.kind(), new_directory.effect()), (ErrorKind::StorageFull, Effect::None));
+    assert_eq!(own(&root, "tmp"), Vec::<String>::new());
+    assert!(!root.join("not").exists());
+    // A service that is started again on the full disk still reads, and can make room.
+    let storage = opened(&root, Durability::Durable).await;
+    assert_eq!(ids(&storage).await.len(), stored.len());
+    for (name, number) in &stored {
+        assert_eq!(storage.download_bytes(&id(name)).await.unwrap(), content(*number, file), "{name}");
+        assert_eq!(storage.metadata(&id(name)).await.unwrap().tags, attributes(*number).tags, "{name}");
+    }
+    for name in stored.keys().take(3) {
+        assert!(storage.delete(&id(name), Precondition::None).await.unwrap());
+    }
+    put("new", 12).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_disk_without_room_for_bytes_refuses_and_keeps_what_it_has() {
+    full_disk(8 << 20, &["-m", "0"], 100_000).await;
+}
+
+#[tokio::test]
+async fn a_disk_without_room_for_files_refuses_and_keeps_what_it_has() {
+    full_disk(16 << 20, &["-m", "0", "-N", "64"], 100).await;
 }

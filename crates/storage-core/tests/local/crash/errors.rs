@@ -7,10 +7,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use storage_core::backend::local::{LocalConfig, LocalStorage};
-use storage_core::storage::ResumableUpload;
+use storage_core::checksum::Digest;
+use storage_core::error::Effect;
+use storage_core::storage::{FinishOptions, Precondition, ResumableUpload, UploadOptions};
+use tempfile::TempDir;
 use test_rig::Strace;
 
-use super::super::{id, own, skip};
+use super::super::{bytes, id, own, skip};
 use super::kills::calls;
 use super::lines::{Happened, Line, Story, Told};
 use super::model::Verdict;
@@ -24,51 +27,48 @@ struct Fault {
     calls: &'static [&'static str],
 }
 
-const FAULTS: [Fault; 2] = [
-    Fault {
-        errno: "EIO",
-        kind: "other",
-        calls: &[
-            "openat",
-            "write",
-            "fsync",
-            "renameat",
-            "renameat2",
-            "linkat",
-            "unlinkat",
-            "mkdirat",
-            "fsetxattr",
-            "fchmod",
-            "ftruncate",
-            "flock",
-            "utimensat",
-        ],
-    },
-    Fault {
-        errno: "ENOSPC",
-        kind: "storage_full",
-        calls: &["openat", "write", "fsync", "renameat", "renameat2", "linkat", "mkdirat", "fsetxattr"],
-    },
-];
+const EIO: Fault = Fault {
+    errno: "EIO",
+    kind: "other",
+    calls: &[
+        "openat",
+        "write",
+        "fsync",
+        "renameat",
+        "renameat2",
+        "linkat",
+        "unlinkat",
+        "mkdirat",
+        "fsetxattr",
+        "fchmod",
+        "ftruncate",
+        "flock",
+        "utimensat",
+    ],
+};
+
+const ENOSPC: Fault = Fault {
+    errno: "ENOSPC",
+    kind: "storage_full",
+    calls: &["openat", "write", "fsync", "renameat", "renameat2", "linkat", "mkdirat", "fsetxattr"],
+};
 
 /// What was told of faults, by call.
 type Tally = BTreeMap<String, (u32, u32)>;
 
 /// Fails each call of a session once.
 #[expect(clippy::print_stdout, reason = "shows what the sweep was worth")]
-async fn sweep(what: &str, prepare: impl Fn(Strace) -> Strace) {
+async fn sweep(what: &str, fault: &Fault, prepare: impl Fn(Strace) -> Strace) {
     let Some(calls) = calls(&prepare).await else { return };
     let (mut sum, mut tally) = (Verdict::default(), Tally::new());
-    for fault in &FAULTS {
-        for call in fault.calls {
-            for when in calls.get(call).cloned().into_iter().flatten() {
-                let at = format!("{what}, {call} #{when} fails with {}", fault.errno);
-                let Some((told, verdict)) = fail(fault, call, when, &prepare, &at).await else { return };
-                let (tried, heard) = tally.entry(format!("{call} {}", fault.errno)).or_default();
-                *tried += 1;
-                *heard += u32::from(told);
-                sum.add(verdict);
-            }
+    for call in fault.calls {
+        for when in calls.get(call).cloned().into_iter().flatten() {
+            let at = format!("{what}, {call} #{when} fails with {}", fault.errno);
+            let Some((told, verdict)) = fail(fault, call, when, &prepare, &at).await else { return };
+            let (tried, heard) = tally.entry(format!("{call} {}", fault.errno)).or_default();
+            *tried += 1;
+            *heard += u32::from(told);
+            sum.add(verdict);
         }
     }
     println!("{what}: told of tried: {tally:?}; {sum}");
@@ -116,6 +116,7 @@ async fn fail(
     }
     prepared.model.take(&story);
     let storage = LocalStorage::open(LocalConfig::new(&root)).await.unwrap();
+    let mut verdict = Verdict { acknowledged: story.acknowledged(), ..Verdict::default() };
     if errors == 0 {
         // A finish that could not remove its parts has finished all the same; they are found as an open upload.
         for left in
@@ -125,7 +126,8 @@ async fn fail(
             storage.abandon(left).await.unwrap();
         }
     }
-    Some((errors > 0, prepared.model.compare(&root, &storage, at).await))
+    verdict.add(prepared.model.compare(&root, &storage, at).await);
+    Some((errors > 0, verdict))
 }
 
 /// Returns how many attempts failed: one, or, where it took effect and said so, a second one that met it.
@@ -173,13 +175,64 @@ fn empty_directories(root: &Path) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_failed_system_call_is_told_and_leaves_nothing() {
-    sweep("extended attributes", |strace| strace).await;
+async fn an_input_output_error_is_told_and_leaves_nothing() {
+    sweep("extended attributes", &EIO, |strace| strace).await;
 }
 
 #[tokio::test]
-async fn a_failed_system_call_is_told_where_attributes_are_in_sidecars() {
-    sweep("sidecars", |strace| strace.fail_at("fsetxattr", "EOPNOTSUPP", "1+")).await;
+async fn an_input_output_error_is_told_where_attributes_are_in_sidecars() {
+    sweep("sidecars", &EIO, |strace| strace.fail_at("fsetxattr", "EOPNOTSUPP", "1+")).await;
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_at_any_system_call_and_leaves_nothing() {
+    sweep("extended attributes", &ENOSPC, |strace| strace).await;
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_where_attributes_are_in_sidecars() {
+    sweep("sidecars", &ENOSPC, |strace| strace.fail_at("fsetxattr", "EOPNOTSUPP", "1+")).await;
+}
+
+const REPEATED: &str = "CRASH_REPEATED";
+
+/// Its first finish is answered with an error, as the directory cannot be synced; the second one knows its own
+/// result.
+#[test]
+#[ignore = "a process that another test starts"]
+fn repeated_finish() {
+    let Some(root) = std::env::var_os(REPEATED) else { return };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().max_blocking_threads(1).build();
+    runtime.unwrap().block_on(async {
+        let storage = LocalStorage::open(LocalConfig::new(root)).await.unwrap();
+        let options = UploadOptions::default().with_when(Precondition::Absent);
+        let ticket = storage.begin(&id("in/a"), 5, options).await.unwrap();
+        let number = std::num::NonZeroU32::MIN;
+        let part = storage.put_part(&ticket, number, bytes("abc"), Digest::of(b"abc")).await.unwrap();
+        let parts = [part];
+        let lost = storage.finish(&ticket, &parts, FinishOptions::default()).await.unwrap_err();
+        assert_eq!(lost.effect(), Effect::Applied);
+        storage.finish(&ticket, &parts, FinishOptions::default()).await.unwrap();
+    });
+}
+
+/// Else a power cut would take a file whose finish was acknowledged.
+#[test]
+fn a_repeated_finish_that_finds_its_result_syncs_it() {
+    let (root, outside) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let directory = root.path().canonicalize().unwrap().join("in");
+    std::fs::create_dir(&directory).unwrap();
+    let log = outside.path().join("log");
+    let Some(strace) = Strace::new(&log) else { return };
+    let strace = strace.path(&directory).fail_at("fsync", "EIO", "1");
+    let mut command = strace.command(std::env::current_exe().unwrap());
+    command.args(["--exact", "crash::errors::repeated_finish", "--ignored", "--test-threads=1"]);
+    let output = command.env(REPEATED, root.path()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let log = std::fs::read_to_string(log).unwrap();
+    let results: Vec<bool> =
+        log.lines().filter(|line| line.contains("fsync(")).map(|line| line.contains("= 0")).collect();
+    assert_eq!(results, [false, true], "{log}");
 }
 
 /// With too few descriptors every operation fails, or succeeds.
@@ -202,6 +255,7 @@ async fn a_process_without_descriptors_is_told_so_and_loses_nothing() {
         assert_eq!(own(&root, "tmp"), Vec::<String>::new(), "{at}");
         prepared.model.take(&story);
         let storage = LocalStorage::open(LocalConfig::new(&root)).await.unwrap();
+        sum.acknowledged += story.acknowledged();
         sum.add(prepared.model.compare(&root, &storage, &at).await);
         if story.lines.contains(&Line::Ready) && story.errors().count() == 0 {
             break;

@@ -1,5 +1,5 @@
 //! What the tests stand on: real S3 servers, a proxy that damages connections, directories full of odd names,
-//! and processes that are killed at a chosen system call.
+//! disks that fill or lose their power, and processes that are killed at a chosen system call.
 //!
 //! Servers listen on 127.0.0.1, on free ports, keep their data in a fresh directory, and end with the test:
 //! when their handle is dropped, and through the kernel when the test process is killed.
@@ -23,6 +23,7 @@
 //! | [`tools`] | where the programs are |
 //! | [`proxy`] | [`Proxy`]: resets, stalls, lost answers, flipped bits |
 //! | [`tree`] | [`Tree`]: odd names, links, fifos, sparse files, with a manifest |
+//! | [`disk`] | [`Mount`](disk::Mount), [`Image`](disk::Image): file systems without room, attributes or power |
 //! | [`strace`] | [`Strace`]: kill or fail a program at one system call |
 //! | [`process`], [`scratch`], [`http`] | what these are made of |
 #![expect(
@@ -30,6 +31,7 @@
     reason = "test support: what it writes and removes is its own scratch data"
 )]
 
+pub mod disk;
 pub mod endpoint;
 pub mod garage;
 pub mod http;

@@ -11,6 +11,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
+use crate::disk;
+
 const PREFIX: &str = "storage-rig-";
 const LOCK: &str = "owner.lock";
 
@@ -61,6 +63,7 @@ fn sweep(parent: &Path, settled: Duration) {
         if entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes())
             && abandoned(&entry.path(), settled)
         {
+            disk::unmount_beneath(&entry.path());
             // Another process may be removing it too: what is left after both is nothing.
             let _ = fs::remove_dir_all(entry.path());
         }

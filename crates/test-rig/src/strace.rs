@@ -17,6 +17,7 @@ pub struct Strace {
     trace: Vec<String>,
     inject: Vec<String>,
     paths: Vec<PathBuf>,
+    shows_paths: bool,
 }
 
 impl Strace {
@@ -27,7 +28,14 @@ impl Strace {
     /// When strace is missing although all tests must run ([`skip::REQUIRED`](crate::skip::REQUIRED)).
     pub fn new(output: impl Into<PathBuf>) -> Option<Self> {
         let strace = tools::require("strace")?;
-        Some(Self { strace, output: output.into(), trace: Vec::new(), inject: Vec::new(), paths: Vec::new() })
+        Some(Self {
+            strace,
+            output: output.into(),
+            trace: Vec::new(),
+            inject: Vec::new(),
+            paths: Vec::new(),
+            shows_paths: false,
+        })
     }
 
     /// Writes these calls into the trace. Default: those that are injected, else all.
@@ -64,11 +72,21 @@ impl Strace {
         self
     }
 
+    /// Writes the path of every descriptor into the trace.
+    #[must_use]
+    pub fn paths_shown(mut self) -> Self {
+        self.shows_paths = true;
+        self
+    }
+
     /// Returns the command that runs `program`; its arguments, environment and output are for the caller to set.
     /// strace ends as the program does: killed, if the program was killed (see [`was_killed`]).
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new(&self.strace);
         command.args(["-f", "-qq", "-o"]).arg(&self.output);
+        if self.shows_paths {
+            command.arg("-y");
+        }
         if !self.trace.is_empty() {
             command.arg("-e").arg(format!("trace={}", self.trace.join(",")));
         }

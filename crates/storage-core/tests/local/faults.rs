@@ -210,7 +210,8 @@ fn a_file_is_acknowledged_only_after_it_its_entry_and_its_directories_were_synce
     let at = |what: &[&str]| {
         calls
             .iter()
-            .position(|call| what.iter().all(|what| call.contains(what)))
+            // The last one: opening syncs as well.
+            .rposition(|call| what.iter().all(|what| call.contains(what)))
             .unwrap_or_else(|| panic!("no {what:?} in {calls:#?}"))
     };
     let attributes = at(&["fsetxattr", ".storage/tmp/"]);

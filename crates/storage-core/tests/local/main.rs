@@ -6,6 +6,7 @@
 
 mod attributes;
 mod conformance;
+mod crash;
 mod faults;
 mod listing;
 mod names;

@@ -9,7 +9,6 @@ use rustix::fs::{AtFlags, Dir, FileType, Stat, statat, unlinkat};
 use rustix::io::Errno;
 
 use super::attributes::from_parts;
-use super::config::Durability;
 use super::error::failed;
 use super::owner::{self, Owner};
 use super::resumable::{discard, without_ticket};
@@ -137,9 +136,7 @@ pub(super) fn probe(root: &Root) -> Result<()> {
     }
     let mut temp = Temp::create(&root.private(OP)?.tmp, OP)?;
     temp.file.write_all(CANARY).map_err(|error| failed(OP, error))?;
-    if root.durability == Durability::Durable {
-        temp.file.sync_all().map_err(|error| failed(OP, error))?;
-    }
+    root.sync(&temp.file).map_err(|error| failed(OP, error))?;
     let mut read = [0; CANARY.len()];
     temp.file.read_exact_at(&mut read, 0).map_err(|error| failed(OP, error))?;
     if read != *CANARY {

@@ -3,7 +3,7 @@
 //! `.storage/uploads/<upload>/ticket.json` and `<number>-<size>-<sha256>`, each staged, synced and renamed, so
 //! that a listing of the directory is the truth about the parts. Order of effects of a finish: parts
 //! concatenated into a temporary file, every byte hashed again -> published like any upload, with the upload's
-//! name among the attributes -> `ticket.json` removed -> parts and directory removed. A crash after the
+//! name among the attributes -> `ticket.json` removed -> parts and directory removed -> that synced. A crash after the
 //! publication is recovered by repeating the finish, which knows its own result by the upload's name; a crash
 //! after the ticket's removal leaves a directory without one, as does a crash before the ticket is there: the
 //! next opening removes it.
@@ -21,13 +21,12 @@ use serde::{Deserialize, Serialize};
 
 use super::LocalStorage;
 use super::attributes::{Attributes, unwritable};
-use super::config::Durability;
 use super::error::failed;
 use super::owner;
 use super::root::Root;
 use super::staged::{Intent, Publication, Staged, Temp, blocking};
 use crate::checksum::{CompositeDigest, Digest, Hasher, Mismatch};
-use crate::error::{Error, ErrorKind, Op, Result};
+use crate::error::{Effect, Error, ErrorKind, Op, Result};
 use crate::id::FileId;
 use crate::metadata::Version;
 use crate::storage::{
@@ -215,8 +214,12 @@ impl LocalStorage {
                 || (!strictly && composite.is_some() && attributes.composite == composite)
                 || (!strictly && finish.digest.is_some() && attributes.digest == finish.digest);
             let contradicted = finish.digest.is_some_and(|digest| attributes.digest != Some(digest));
-            Ok((equal && !contradicted)
-                .then(|| Receipt::new(opened.metadata(&ticket.id), attributes.digest, Verified::No)))
+            if !equal || contradicted {
+                return Ok(None);
+            }
+            // The earlier call may have ended, with its process, before it did so.
+            root.sync_all_parents(&ticket.id).map_err(|error| failed(Op::FinishUpload, error))?;
+            Ok(Some(Receipt::new(opened.metadata(&ticket.id), attributes.digest, Verified::No)))
         })
         .await
     }
@@ -247,9 +250,15 @@ fn begin(root: &Root, id: FileId, part_size: u64, options: &UploadOptions) -> Re
     };
     let json = serde_json::to_vec(&stored).map_err(|error| unwritable(OP, error))?;
     let (upload, directory) = make_directory(root, uploads, OP)?;
-    put(root, &directory, TICKET, &json, OP)?;
-    if root.durability == Durability::Durable {
-        uploads.sync_all().map_err(|error| failed(OP, error))?;
+    let written = Staging::write(root, &json, OP)
+        .and_then(|staging| staging.put(root, &directory, TICKET, OP))
+        .and_then(|()| root.sync(uploads).map_err(|error| failed(OP, error)));
+    if let Err(error) = written {
+        // The caller gets no ticket: nobody would end what was begun.
+        return match remove(root, &directory, &upload, OP) {
+            Ok(()) => Err(error.with_effect(Effect::None)),
+            Err(_) => Err(error.with_effect(Effect::Unknown)),
+        };
     }
     Ok(UploadTicket::new(id, upload, part_size, started))
 }
@@ -259,14 +268,19 @@ fn make_directory(root: &Root, uploads: &File, op: Op) -> Result<(String, File)>
     loop {
         let upload = uuid::Uuid::new_v4().simple().to_string();
         mkdirat(uploads, &upload, Mode::from_raw_mode(0o700)).map_err(|errno| failed(op, errno))?;
-        match open_directory(root, &upload, op) {
-            Ok(directory) => {
-                if owner::claim(uploads, &upload, &directory).map_err(|errno| failed(op, errno))? {
-                    return Ok((upload, directory));
-                }
-            }
+        let claimed = open_directory(root, &upload, op).and_then(|directory| {
+            let ours = owner::claim(uploads, &upload, &directory).map_err(|errno| failed(op, errno))?;
+            Ok(ours.then_some(directory))
+        });
+        match claimed {
+            Ok(Some(directory)) => return Ok((upload, directory)),
+            Ok(None) => {}
             Err(error) if error.kind() == ErrorKind::NoSuchUpload => {}
-            Err(error) => return Err(error),
+            Err(error) => {
+                // One that cannot be removed is left to the janitor.
+                let _ = unlinkat(uploads, &upload, AtFlags::REMOVEDIR);
+                return Err(error);
+            }
         }
     }
 }
@@ -291,31 +305,38 @@ fn put_part(
         return Err(Mismatch { expected: digest, actual }.into_error(OP));
     }
     let receipt = PartReceipt::new(number, size, Some(digest), part_name(number, size, digest));
+    // Before the old part is touched: a disk without room for the new one keeps it.
+    let staging = Staging::write(root, bytes, OP)?;
     let _one_at_a_time = root.lock(&ticket.id);
     // First: of two parts with one number nobody could tell which is meant. A crash in between leaves none.
+    let mut effect = Effect::None;
     for part in parts(&directory, OP)?.iter().filter(|part| part.number == number && **part != receipt) {
-        unlinkat(&directory, &part.token, AtFlags::empty()).map_err(|errno| failed(OP, errno))?;
+        unlinkat(&directory, &part.token, AtFlags::empty())
+            .map_err(|errno| failed(OP, errno).with_effect(effect))?;
+        effect = Effect::Unknown;
     }
-    put(root, &directory, &receipt.token, bytes, OP).map_err(|error| match error.kind() {
+    staging.put(root, &directory, &receipt.token, OP).map_err(|error| match error.kind() {
         ErrorKind::NotFound => no_such_upload(OP),
+        _ if error.effect() == Effect::None => error.with_effect(effect),
         _ => error,
     })?;
     Ok(receipt)
 }
 
-/// Puts a whole file into an upload's directory.
-fn put(root: &Root, directory: &File, name: &str, bytes: &[u8], op: Op) -> Result<()> {
-    let mut temp = Temp::create(&root.private(op)?.tmp, op)?;
-    temp.file.write_all(bytes).map_err(|error| failed(op, error))?;
-    let durable = root.durability == Durability::Durable;
-    if durable {
-        temp.file.sync_all().map_err(|error| failed(op, error))?;
+/// A whole file that is to go into an upload's directory.
+struct Staging(Temp);
+
+impl Staging {
+    fn write(root: &Root, bytes: &[u8], op: Op) -> Result<Self> {
+        let mut temp = Temp::create(&root.private(op)?.tmp, op)?;
+        temp.file.write_all(bytes).and_then(|()| root.sync(&temp.file)).map_err(|error| failed(op, error))?;
+        Ok(Self(temp))
     }
-    temp.rename(directory, name, false).map_err(|errno| failed(op, errno))?;
-    if durable {
-        directory.sync_all().map_err(|error| failed(op, error))?;
+
+    fn put(mut self, root: &Root, directory: &File, name: &str, op: Op) -> Result<()> {
+        self.0.rename(directory, name, false).map_err(|errno| failed(op, errno))?;
+        root.sync(directory).map_err(|error| failed(op, error).with_effect(Effect::Applied))
     }
-    Ok(())
 }
 
 fn no_such_upload(op: Op) -> Error {
@@ -486,22 +507,31 @@ fn composite(sizes: &[u64], digests: &[Digest], announced: u64) -> Option<Compos
     (even && tail).then(|| CompositeDigest::of_parts(part_size, digests))
 }
 
-/// Removes an upload: the ticket first, so that it is gone at once.
+/// Removes an upload for good: the ticket first, so that it is gone at once.
 pub(super) fn discard(root: &Root, upload: &str, op: Op) -> Result<()> {
-    let directory = match open_directory(root, upload, op) {
-        Ok(directory) => directory,
-        Err(error) if error.kind() == ErrorKind::NoSuchUpload => return Ok(()),
+    match open_directory(root, upload, op) {
+        Ok(directory) => remove(root, &directory, upload, op)?,
+        // Perhaps by a call that did not come to its sync.
+        Err(error) if error.kind() == ErrorKind::NoSuchUpload => {}
         Err(error) => return Err(error),
-    };
+    }
+    // Else a power cut would bring an upload back that nobody knows any more.
+    root.sync(&root.private(op)?.uploads).map_err(|error| failed(op, error).with_effect(Effect::Applied))
+}
+
+fn remove(root: &Root, directory: &File, upload: &str, op: Op) -> Result<()> {
     let remove = |directory: &File, name: &str, flags| match unlinkat(directory, name, flags) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(errno) => Err(failed(op, errno)),
     };
-    remove(&directory, TICKET, AtFlags::empty())?;
-    for name in names(&directory, op)? {
-        remove(&directory, &name, AtFlags::empty())?;
-    }
-    remove(&root.private(op)?.uploads, upload, AtFlags::REMOVEDIR)
+    remove(directory, TICKET, AtFlags::empty())?;
+    let rest = || {
+        for name in names(directory, op)? {
+            remove(directory, &name, AtFlags::empty())?;
+        }
+        remove(&root.private(op)?.uploads, upload, AtFlags::REMOVEDIR)
+    };
+    rest().map_err(|error| error.with_effect(Effect::Applied))
 }
 
 fn stale(root: &Root, older_than: Duration) -> Result<Vec<UploadTicket>> {

@@ -11,7 +11,7 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, mkdirat, openat, statat, unlinkat};
 use rustix::io::Errno;
@@ -39,8 +39,9 @@ pub(super) struct Private {
     pub(super) attributes: File,
     /// Uploads in parts.
     pub(super) uploads: File,
-    /// Permission bits of published files: 0666 without the umask.
-    pub(super) file_mode: Mode,
+    /// Permission bits of published files: 0666 without the umask. Learnt by the first one, as a full disk must not
+    /// keep a storage from being opened.
+    file_mode: OnceLock<Mode>,
 }
 
 /// An open root.
@@ -228,6 +229,27 @@ impl Root {
         }
     }
 
+    /// Syncs a file or directory of a durable storage.
+    pub(super) fn sync(&self, file: &File) -> io::Result<()> {
+        match self.durability {
+            Durability::Durable => file.sync_all(),
+            Durability::Relaxed => Ok(()),
+        }
+    }
+
+    /// Makes everything that has been done above `id` survive a power cut, whoever has done it.
+    pub(super) fn sync_all_parents(&self, id: &FileId) -> io::Result<()> {
+        self.sync(&self.directory)?;
+        for path in ancestors(id) {
+            match self.open_directory(path) {
+                Ok(directory) => self.sync(&directory)?,
+                Err(Errno::NOENT) => return Ok(()),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
     /// Makes a new or removed entry of `parent`, and every new directory above it, survive a power cut.
     pub(super) fn sync_parents(&self, id: &FileId, parent: &File) -> io::Result<()> {
         if self.durability == Durability::Relaxed {
@@ -288,10 +310,10 @@ pub(super) fn pruned_again(op: Op) -> Error {
 
 impl Private {
     fn open(root: &File, device: u64, durability: Durability) -> Result<Self> {
-        let own = own_directory(root, RESERVED, 0o777, durability)?;
-        let tmp = own_directory(&own, "tmp", 0o700, durability)?;
-        let attributes = own_directory(&own, "attributes", 0o777, durability)?;
-        let uploads = own_directory(&own, "uploads", 0o700, durability)?;
+        let own = own_directory(root, RESERVED, 0o777)?;
+        let tmp = own_directory(&own, "tmp", 0o700)?;
+        let attributes = own_directory(&own, "attributes", 0o777)?;
+        let uploads = own_directory(&own, "uploads", 0o700)?;
         for (directory, name) in [(&tmp, "tmp"), (&attributes, "attributes"), (&uploads, "uploads")] {
             let stat = rustix::fs::fstat(directory).map_err(|errno| failed(Op::Open, errno))?;
             if place(&stat).0 != device {
@@ -300,8 +322,21 @@ impl Private {
                 )));
             }
         }
-        let file_mode = default_file_mode(&tmp)?;
-        Ok(Self { tmp, attributes, uploads, file_mode })
+        if durability == Durability::Durable {
+            // Perhaps made by a process that did not come to it.
+            for directory in [&own, root] {
+                directory.sync_all().map_err(|error| failed(Op::Open, error))?;
+            }
+        }
+        Ok(Self { tmp, attributes, uploads, file_mode: OnceLock::new() })
+    }
+
+    pub(super) fn file_mode(&self, op: Op) -> Result<Mode> {
+        if let Some(&mode) = self.file_mode.get() {
+            return Ok(mode);
+        }
+        let mode = default_file_mode(&self.tmp, op)?;
+        Ok(*self.file_mode.get_or_init(|| mode))
     }
 }
 
@@ -327,7 +362,7 @@ fn create_root(config: &LocalConfig) -> Result<()> {
     Ok(())
 }
 
-fn own_directory(parent: &File, name: &str, mode: u32, durability: Durability) -> Result<File> {
+fn own_directory(parent: &File, name: &str, mode: u32) -> Result<File> {
     let unusable = |errno: Errno| {
         let error =
             failed(Op::Open, errno).with_message(format!("the storage's own directory {name}: {errno}"));
@@ -339,9 +374,6 @@ fn own_directory(parent: &File, name: &str, mode: u32, durability: Durability) -
         }
     };
     match mkdirat(parent, name, Mode::from_raw_mode(mode)) {
-        Ok(()) if durability == Durability::Durable => {
-            parent.sync_all().map_err(|error| failed(Op::Open, error))?;
-        }
         Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(unusable(errno)),
     }
@@ -360,18 +392,17 @@ fn open_sidecars(root: &File) -> Result<Option<File>> {
 }
 
 /// Learns the umask by making a file: reading it without changing it is not to be had portably.
-fn default_file_mode(tmp: &File) -> Result<Mode> {
+fn default_file_mode(tmp: &File, op: Op) -> Result<Mode> {
     let name = format!("mode-{}", uuid::Uuid::new_v4().simple());
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    let file =
-        openat(tmp, &name, flags, Mode::from_raw_mode(0o666)).map_err(|errno| failed(Op::Open, errno))?;
+    let file = openat(tmp, &name, flags, Mode::from_raw_mode(0o666)).map_err(|errno| failed(op, errno))?;
     let mode = rustix::fs::fstat(&file).map(|stat| Mode::from_raw_mode(stat.st_mode));
     match unlinkat(tmp, &name, AtFlags::empty()) {
         // Another process that opens the storage took it for a leftover.
         Ok(()) | Err(Errno::NOENT) => {}
-        Err(errno) => return Err(failed(Op::Open, errno)),
+        Err(errno) => return Err(failed(op, errno)),
     }
-    mode.map_err(|errno| failed(Op::Open, errno))
+    mode.map_err(|errno| failed(op, errno))
 }
 
 /// Opens a path of names beneath `directory` without following a link.

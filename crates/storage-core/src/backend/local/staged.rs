@@ -2,23 +2,26 @@
 //!
 //! Order of effects: temporary file in `.storage/tmp` -> bytes, hashed as they are written -> attributes on it
 //! (or in a sidecar, synced) -> file synced -> directories made -> renamed into place -> directory synced, and
-//! the one above every new directory. A crash anywhere before the rename leaves a temporary file, which the next
-//! opening removes, and perhaps a sidecar that describes nothing, which the janitor removes by age, or an empty
-//! directory, which is no file.
-//! A crash after the rename and before the last sync leaves the old file or the new one, and the caller has
-//! not been told which.
+//! the one above every new directory -> sidecar of the replaced file removed. A crash anywhere before the rename
+//! leaves a temporary file, which the next opening removes, and perhaps a sidecar that describes nothing, which the
+//! janitor removes by age, or an empty directory, which is no file.
+//! A crash after the rename and before the last sync leaves the old file or the new one, each with its attributes,
+//! and the caller has not been told which.
+//!
+//! An error before the rename leaves nothing; a sync that fails after it is told as [`Effect::Applied`]: readers see
+//! the new file, and a power cut may bring the old one back. No file is synced a second time after a failure, as
+//! the second call would answer for bytes that the first one has lost: the temporary file is given up.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, RenameFlags, Stat, fchmod, linkat, openat, statat, unlinkat,
+    AtFlags, FileType, Mode, OFlags, RenameFlags, Stat, fchmod, fstat, linkat, openat, statat, unlinkat,
 };
 use rustix::io::Errno;
 
 use super::attributes::{Attributes, metadata};
-use super::config::Durability;
 use super::error::failed;
 use super::root::{PRUNE_RACES, Root, foreign_name, identity, lock, not_a_file, pruned_again};
 use super::sidecar::Sidecar;
@@ -91,15 +94,19 @@ impl Staged {
         // Sooner than the bytes are synced, which is the dear part; what counts is the check in `place`.
         check_early(&root, &id, &when, op)?;
         let sidecar = xattr::store(&mut attributes, &root, &id, &temp.file, op)?;
-        fchmod(&temp.file, root.private(op)?.file_mode).map_err(|errno| failed(op, errno))?;
-        if root.durability == Durability::Durable {
-            temp.file.sync_all().map_err(|error| failed(op, error))?;
-        }
-        let parent = place(&root, &id, &mut temp, &when, sidecar, &permit, op)?;
-        root.sync_parents(&id, &parent).map_err(|error| failed(op, error).with_effect(Effect::Applied))?;
+        fchmod(&temp.file, root.private(op)?.file_mode(op)?).map_err(|errno| failed(op, errno))?;
+        root.sync(&temp.file).map_err(|error| failed(op, error))?;
+        let placed = place(&root, &id, &mut temp, &when, sidecar, &permit, op).inspect_err(|error| {
+            if error.effect() == Effect::None {
+                // Directories that were made for it.
+                root.prune(&id);
+            }
+        })?;
+        root.sync_parents(&id, &placed.parent)
+            .map_err(|error| failed(op, error).with_effect(Effect::Applied))?;
+        placed.forget_old(&root, &id);
         // Only now: the rename has changed the change time, which is a part of the version.
-        let stat =
-            rustix::fs::fstat(&temp.file).map_err(|errno| failed(op, errno).with_effect(Effect::Applied))?;
+        let stat = fstat(&temp.file).map_err(|errno| failed(op, errno).with_effect(Effect::Applied))?;
         Ok(Receipt::new(metadata(&id, &stat, Some(&attributes)), Some(digest), Verified::No))
     }
 }
@@ -139,7 +146,25 @@ fn stored_at(parent: &File, id: &FileId, op: Op) -> Result<Option<Stat>> {
     }
 }
 
-/// Compares and renames as one step for all users of this process; returns the directory.
+/// A file in its place.
+struct Placed {
+    parent: File,
+    /// Name of its sidecar.
+    sidecar: Option<String>,
+    /// What it replaced.
+    old: Option<Stat>,
+}
+
+impl Placed {
+    /// Removes the sidecar of what was replaced: only when that cannot come back any more.
+    fn forget_old(&self, root: &Root, id: &FileId) {
+        if let Some(old) = &self.old {
+            Sidecar::remove(root, id, old, self.sidecar.as_deref());
+        }
+    }
+}
+
+/// Compares and renames as one step for all users of this process.
 fn place(
     root: &Root,
     id: &FileId,
@@ -148,7 +173,7 @@ fn place(
     sidecar: Option<Sidecar>,
     permit: &Permit,
     op: Op,
-) -> Result<File> {
+) -> Result<Placed> {
     for _ in 0..PRUNE_RACES {
         let parent = match root.create_parent(id, op) {
             Ok(parent) => parent,
@@ -166,11 +191,7 @@ fn place(
         match permit.use_for(|| temp.rename(&parent, name, *when == Precondition::Absent)) {
             None => return Err(Error::new(ErrorKind::Other, op).with_message("the caller gave up")),
             Some(Ok(())) => {
-                let sidecar = sidecar.map(Sidecar::keep);
-                if let Some(old) = stored {
-                    Sidecar::remove(root, id, &old, sidecar.as_deref());
-                }
-                return Ok(parent);
+                return Ok(Placed { parent, sidecar: sidecar.map(Sidecar::keep), old: stored });
             }
             Some(Err(Errno::NOENT)) => root.check(op)?,
             Some(Err(Errno::ISDIR | Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR)) => {
@@ -184,7 +205,13 @@ fn place(
                     }
                 }
             }
-            Some(Err(errno)) => return Err(failed(op, errno)),
+            Some(Err(errno)) => {
+                let effect = temp.renamed(&parent, name);
+                if effect != Effect::None {
+                    sidecar.map(Sidecar::keep);
+                }
+                return Err(failed(op, errno).with_effect(effect));
+            }
         }
     }
     Err(pruned_again(op))
@@ -223,6 +250,25 @@ impl Temp {
         }
         self.name = None;
         Ok(())
+    }
+
+    /// Looks what a [`rename`](Self::rename) has done that failed: on a network the answer can be lost.
+    fn renamed(&self, parent: &File, to: &str) -> Effect {
+        let is_here = |directory: &File, name: &str| {
+            let (Ok(ours), Ok(there)) =
+                (fstat(&self.file), statat(directory, name, AtFlags::SYMLINK_NOFOLLOW))
+            else {
+                return false;
+            };
+            (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)
+        };
+        if is_here(parent, to) {
+            Effect::Applied
+        } else if self.name.as_deref().is_some_and(|name| is_here(&self.directory, name)) {
+            Effect::None
+        } else {
+            Effect::Unknown
+        }
     }
 
     /// Removes the file, and says where that fails.
@@ -300,7 +346,7 @@ pub(super) fn delete(root: &Root, id: &FileId, when: &Precondition, permit: &Per
         }
         Err(errno) => return Err(failed(op, errno)),
     };
-    {
+    let stored = {
         let _one_at_a_time = root.lock(id);
         let stored =
             if id.file_name().len() > root.max_segment as usize { None } else { stored_at(&parent, id, op)? };
@@ -311,15 +357,22 @@ pub(super) fn delete(root: &Root, id: &FileId, when: &Precondition, permit: &Per
         check(when, Some(&stored), op)?;
         match permit.use_for(|| unlinkat(&parent, id.file_name(), AtFlags::empty())) {
             None => return Err(Error::new(ErrorKind::Other, op).with_message("the caller gave up")),
-            Some(Ok(())) => Sidecar::remove(root, id, &stored, None),
+            Some(Ok(())) => stored,
             Some(Err(Errno::NOENT)) => return Ok(false),
-            Some(Err(errno)) => return Err(failed(op, errno)),
+            Some(Err(errno)) => {
+                let gone = matches!(stored_at(&parent, id, op), Ok(None));
+                let effect = if gone { Effect::Applied } else { Effect::None };
+                return Err(failed(op, errno).with_effect(effect));
+            }
         }
-    }
-    if root.durability == Durability::Durable {
-        parent.sync_all().map_err(|error| failed(op, error).with_effect(Effect::Applied))?;
+    };
+    let synced = root.sync(&parent);
+    if synced.is_ok() {
+        // Only when the file cannot come back any more.
+        Sidecar::remove(root, id, &stored, None);
     }
     root.prune(id);
+    synced.map_err(|error| failed(op, error).with_effect(Effect::Applied))?;
     Ok(true)
 }
 

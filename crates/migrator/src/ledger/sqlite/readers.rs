@@ -10,6 +10,7 @@ use rusqlite::{Connection, OptionalExtension, Params, Row, named_params};
 use storage_core::id::FileId;
 use storage_core::storage::{PartReceipt, UploadTicket};
 use tokio::sync::Semaphore;
+use tokio::task::{JoinError, JoinHandle};
 
 use super::connection::{View, open_reader};
 use super::failure::Failure;
@@ -24,6 +25,26 @@ const PAGE: u32 = 1000;
 
 /// Connections at a time. Reads are short; more would only hold file descriptors.
 const CONNECTIONS: usize = 4;
+
+/// Where a stream of pages is.
+enum Pages<T> {
+    /// Nothing was asked for yet.
+    First(String),
+    Next(Reading<Page<T>>),
+    End,
+}
+
+/// The rows of a page, and where the next one begins.
+type Page<T> = (Vec<T>, Option<String>);
+
+/// A page that is being read, until nobody waits for it any more.
+struct Reading<T>(JoinHandle<Result<T>>);
+
+impl<T> Drop for Reading<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
 
 /// A small pool of reading connections, each used by one blocking thread at a time.
 #[derive(Debug)]
@@ -81,8 +102,12 @@ impl Readers {
         });
         match task.await {
             Ok(result) => result,
-            Err(error) => Err(self.name(Failure::Other(format!("a query did not end: {error}")))),
+            Err(error) => Err(self.unended(&error)),
         }
+    }
+
+    fn unended(&self, error: &JoinError) -> LedgerError {
+        self.name(Failure::Other(format!("a query did not end: {error}")))
     }
 
     pub(super) async fn run(self: &Arc<Self>, run: Option<RunId>) -> Result<Option<RunRecord>> {
@@ -129,22 +154,33 @@ impl Readers {
         })
     }
 
-    /// Streams the rows of pages, each of which begins where the one before says; a short page is the last.
+    /// Streams the rows of pages, each of which begins where the one before says; a short page is the last. The next
+    /// page is read while the present one is consumed.
     fn pages<T, Q>(self: &Arc<Self>, first: String, query: Q) -> BoxStream<'static, Result<T>>
     where
         T: Send + 'static,
         Q: Fn(&Connection, &str) -> Result<(Vec<T>, Option<String>), Failure> + Send + Sync + 'static,
     {
-        let readers = Arc::clone(self);
-        let query = Arc::new(query);
-        stream::try_unfold(Some(first), move |from| {
-            let readers = Arc::clone(&readers);
-            let query = Arc::clone(&query);
+        let (readers, query) = (Arc::clone(self), Arc::new(query));
+        let this = Arc::clone(self);
+        let read = move |from: String| {
+            let (readers, query) = (Arc::clone(&this), Arc::clone(&query));
+            async move { readers.read(move |connection| query(connection, &from)).await }
+        };
+        stream::try_unfold(Pages::First(first), move |coming| {
+            let (read, readers) = (read.clone(), Arc::clone(&readers));
             async move {
-                let Some(from) = from else { return Ok(None) };
-                let (page, next) = readers.read(move |connection| query(connection, &from)).await?;
+                let (page, next) = match coming {
+                    Pages::First(from) => read(from).await?,
+                    Pages::Next(mut reading) => match (&mut reading.0).await {
+                        Ok(page) => page?,
+                        Err(error) => return Err(readers.unended(&error)),
+                    },
+                    Pages::End => return Ok(None),
+                };
                 let next = next.filter(|_| page.len() >= PAGE as usize);
-                Ok::<_, LedgerError>(Some((stream::iter(page.into_iter().map(Ok)), next)))
+                let coming = next.map_or(Pages::End, |from| Pages::Next(Reading(tokio::spawn(read(from)))));
+                Ok::<_, LedgerError>(Some((stream::iter(page.into_iter().map(Ok)), coming)))
             }
         })
         .try_flatten()
@@ -193,7 +229,7 @@ impl Readers {
 
     pub(super) async fn state_counts(self: &Arc<Self>) -> Result<BTreeMap<State, Count>> {
         self.read(|connection| {
-            all(connection, sql::STATE_COUNTS, (), |row| Ok((rows::state(row)?, count(row)?)))
+            all(connection, sql::STATE_COUNTS, (), |row| Ok((rows::state(row, "state")?, count(row)?)))
         })
         .await
     }

@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
-use rusqlite::Row;
 use rusqlite::types::Type;
+use rusqlite::{Row, RowIndex};
 use storage_core::checksum::{CompositeDigest, Digest};
 use storage_core::id::FileId;
 use storage_core::metadata::Version;
@@ -73,20 +73,71 @@ pub(super) const fn end_name(end: RunEnd) -> &'static str {
     }
 }
 
+/// A column by name, or by its place where rows are read by the hundred thousand: a name is looked for among all names,
+/// for each value again.
+pub(super) trait Column: RowIndex + Copy + std::fmt::Display {}
+
+impl Column for &str {}
+
+impl Column for usize {}
+
+/// Places of the columns in the statements that read files.
+pub(super) mod place {
+    /// Their names, in order.
+    #[cfg(test)]
+    pub(in crate::ledger::sqlite) const NAMES: [&str; 17] = [
+        "id",
+        "state",
+        "size",
+        "source_version",
+        "digest",
+        "composite",
+        "composite_part_size",
+        "composite_parts",
+        "target_version",
+        "verified",
+        "upload",
+        "upload_part_size",
+        "upload_started",
+        "attempts",
+        "error",
+        "run",
+        "updated",
+    ];
+
+    pub(super) const ID: usize = 0;
+    pub(super) const STATE: usize = 1;
+    pub(super) const SIZE: usize = 2;
+    pub(super) const SOURCE_VERSION: usize = 3;
+    pub(super) const DIGEST: usize = 4;
+    pub(super) const COMPOSITE: usize = 5;
+    pub(super) const COMPOSITE_PART_SIZE: usize = 6;
+    pub(super) const COMPOSITE_PARTS: usize = 7;
+    pub(super) const TARGET_VERSION: usize = 8;
+    pub(super) const VERIFIED: usize = 9;
+    pub(super) const UPLOAD: usize = 10;
+    pub(super) const UPLOAD_PART_SIZE: usize = 11;
+    pub(super) const UPLOAD_STARTED: usize = 12;
+    pub(super) const ATTEMPTS: usize = 13;
+    pub(super) const ERROR: usize = 14;
+    pub(super) const RUN: usize = 15;
+    pub(super) const UPDATED: usize = 16;
+}
+
 /// A value that this program would not have written.
-fn odd(row: &Row<'_>, column: &str, kind: Type, value: impl std::fmt::Display) -> rusqlite::Error {
-    let index = row.as_ref().column_index(column).unwrap_or(0);
+fn odd(row: &Row<'_>, column: impl Column, kind: Type, value: impl std::fmt::Display) -> rusqlite::Error {
+    let index = column.idx(row.as_ref()).unwrap_or(0);
     rusqlite::Error::FromSqlConversionFailure(index, kind, format!("{column} {value}").into())
 }
 
-fn parsed<T>(row: &Row<'_>, column: &str, parse: impl Fn(&str) -> Option<T>) -> rusqlite::Result<T> {
+fn parsed<T>(row: &Row<'_>, column: impl Column, parse: impl Fn(&str) -> Option<T>) -> rusqlite::Result<T> {
     let text = row.get_ref(column)?.as_str().map_err(|error| odd(row, column, Type::Text, error))?;
     parse(text).ok_or_else(|| odd(row, column, Type::Text, format_args!("{text:?} is not known")))
 }
 
 fn parsed_option<T>(
     row: &Row<'_>,
-    column: &str,
+    column: impl Column,
     parse: impl Fn(&str) -> Option<T>,
 ) -> rusqlite::Result<Option<T>> {
     match row.get_ref(column)? {
@@ -95,23 +146,23 @@ fn parsed_option<T>(
     }
 }
 
-fn number<T: TryFrom<i64>>(row: &Row<'_>, column: &str) -> rusqlite::Result<T> {
+fn number<T: TryFrom<i64>>(row: &Row<'_>, column: impl Column) -> rusqlite::Result<T> {
     let number: i64 = row.get(column)?;
     T::try_from(number).map_err(|_| odd(row, column, Type::Integer, number))
 }
 
-fn number_option<T: TryFrom<i64>>(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<T>> {
+fn number_option<T: TryFrom<i64>>(row: &Row<'_>, column: impl Column) -> rusqlite::Result<Option<T>> {
     row.get::<_, Option<i64>>(column)?
         .map(|number| T::try_from(number).map_err(|_| odd(row, column, Type::Integer, number)))
         .transpose()
 }
 
-fn time(row: &Row<'_>, column: &str) -> rusqlite::Result<Timestamp> {
+fn time(row: &Row<'_>, column: impl Column) -> rusqlite::Result<Timestamp> {
     let nanoseconds: i64 = row.get(column)?;
     Timestamp::from_nanosecond(nanoseconds.into()).map_err(|error| odd(row, column, Type::Integer, error))
 }
 
-fn system_time(row: &Row<'_>, column: &str) -> rusqlite::Result<SystemTime> {
+fn system_time(row: &Row<'_>, column: impl Column) -> rusqlite::Result<SystemTime> {
     let nanoseconds: i64 = row.get(column)?;
     let distance = Duration::from_nanos(nanoseconds.unsigned_abs());
     let time = if nanoseconds < 0 {
@@ -123,16 +174,16 @@ fn system_time(row: &Row<'_>, column: &str) -> rusqlite::Result<SystemTime> {
 }
 
 /// Reads the column `digest`, or another of the kind.
-pub(super) fn digest(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<Digest>> {
+pub(super) fn digest(row: &Row<'_>, column: impl Column) -> rusqlite::Result<Option<Digest>> {
     Ok(row.get::<_, Option<[u8; 32]>>(column)?.map(Digest::from_bytes))
 }
 
-fn id(row: &Row<'_>, column: &str) -> rusqlite::Result<FileId> {
+fn id(row: &Row<'_>, column: impl Column) -> rusqlite::Result<FileId> {
     parsed(row, column, |text| FileId::parse(text).ok())
 }
 
-fn verified(row: &Row<'_>) -> rusqlite::Result<Option<Verified>> {
-    parsed_option(row, "verified", |text| {
+fn verified(row: &Row<'_>, column: impl Column) -> rusqlite::Result<Option<Verified>> {
+    parsed_option(row, column, |text| {
         [Verified::Backend, Verified::ReadBack, Verified::No]
             .into_iter()
             .find(|one| verified_name(*one) == text)
@@ -144,9 +195,9 @@ pub(super) fn outcome(row: &Row<'_>) -> rusqlite::Result<Outcome> {
     parsed(row, "outcome", |text| Outcome::ALL.into_iter().find(|outcome| outcome.as_str() == text))
 }
 
-/// Reads the column `state`.
-pub(super) fn state(row: &Row<'_>) -> rusqlite::Result<State> {
-    parsed(row, "state", |text| State::from_str(text).ok())
+/// Reads a column of states.
+pub(super) fn state(row: &Row<'_>, column: impl Column) -> rusqlite::Result<State> {
+    parsed(row, column, |text| State::from_str(text).ok())
 }
 
 /// Reads a row of `runs`.
@@ -171,39 +222,39 @@ pub(super) fn run(row: &Row<'_>) -> rusqlite::Result<RunRecord> {
     })
 }
 
-/// Reads a row of `files`.
+/// Reads a row of `files`, with the columns of [`place`].
 pub(super) fn file(row: &Row<'_>) -> rusqlite::Result<FileRecord> {
-    let id = id(row, "id")?;
-    let composite = match digest(row, "composite")? {
+    let id = id(row, place::ID)?;
+    let composite = match digest(row, place::COMPOSITE)? {
         None => None,
         Some(digest) => Some(CompositeDigest {
             digest,
-            part_size: number(row, "composite_part_size")?,
-            parts: number(row, "composite_parts")?,
+            part_size: number(row, place::COMPOSITE_PART_SIZE)?,
+            parts: number(row, place::COMPOSITE_PARTS)?,
         }),
     };
-    let ticket = match row.get::<_, Option<String>>("upload")? {
+    let ticket = match row.get::<_, Option<String>>(place::UPLOAD)? {
         None => None,
         Some(upload) => Some(UploadTicket::new(
             id.clone(),
             upload,
-            number(row, "upload_part_size")?,
-            system_time(row, "upload_started")?,
+            number(row, place::UPLOAD_PART_SIZE)?,
+            system_time(row, place::UPLOAD_STARTED)?,
         )),
     };
     Ok(FileRecord {
-        state: state(row)?,
-        size: number(row, "size")?,
-        source_version: Version::new(row.get::<_, String>("source_version")?),
-        digest: digest(row, "digest")?,
+        state: state(row, place::STATE)?,
+        size: number(row, place::SIZE)?,
+        source_version: Version::new(row.get::<_, String>(place::SOURCE_VERSION)?),
+        digest: digest(row, place::DIGEST)?,
         composite,
-        target_version: row.get::<_, Option<String>>("target_version")?.map(Version::new),
-        verified: verified(row)?,
+        target_version: row.get::<_, Option<String>>(place::TARGET_VERSION)?.map(Version::new),
+        verified: verified(row, place::VERIFIED)?,
         ticket,
-        attempts: number(row, "attempts")?,
-        error: row.get("error")?,
-        run: RunId(row.get("run")?),
-        updated: time(row, "updated")?,
+        attempts: number(row, place::ATTEMPTS)?,
+        error: row.get(place::ERROR)?,
+        run: RunId(row.get(place::RUN)?),
+        updated: time(row, place::UPDATED)?,
         id,
     })
 }
@@ -240,7 +291,7 @@ pub(super) fn outcome_record(row: &Row<'_>) -> rusqlite::Result<OutcomeRecord> {
         detail: row.get("detail")?,
         size: number_option(row, "size")?,
         digest: digest(row, "digest")?,
-        verified: verified(row)?,
+        verified: verified(row, "verified")?,
         attempts: number(row, "attempts")?,
         at: time(row, "at")?,
     })

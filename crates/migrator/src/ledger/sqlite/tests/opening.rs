@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::super::connection::{self, Kind};
-use super::super::{OpenMode, SqliteLedger, sql};
+use super::super::{OpenMode, SqliteLedger, rows, sql};
 use super::binding;
 use crate::item::State;
 use crate::ledger::conformance::{done, dump, id, intend, publish};
@@ -350,6 +350,11 @@ async fn no_page_of_a_listing_reads_what_was_read_before() {
     let connection = Connection::open(&path).unwrap();
     for statement in sql::ALL {
         connection.prepare(statement).unwrap();
+    }
+    // Files are read by the places of their columns.
+    for statement in [sql::FILE, sql::FILES_PAGE] {
+        let prepared = connection.prepare(statement).unwrap();
+        assert!(prepared.column_names().eq(rows::place::NAMES), "{statement}");
     }
     for (statement, expected) in [
         (sql::FILES_PAGE, "SEARCH files USING PRIMARY KEY (id>?)"),

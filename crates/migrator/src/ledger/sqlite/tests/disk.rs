@@ -3,11 +3,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rand::Rng;
 use tempfile::TempDir;
+use test_rig::disk::{FileSystem, Image, Mount};
 
 use super::super::{OpenMode, SqliteLedger};
 use super::binding;
@@ -15,53 +15,6 @@ use super::process::{Other, assert_holds};
 use crate::item::State;
 use crate::ledger::conformance::{done, dump, id, intend};
 use crate::ledger::{Change, Ledger, LedgerError, RunKind};
-
-/// A mounted file system; unmounted when dropped.
-struct Mount {
-    directory: PathBuf,
-    // Dropped after the unmounting.
-    _parent: TempDir,
-}
-
-fn run(program: &str, arguments: &[&str]) -> bool {
-    Command::new(program)
-        .args(arguments)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success())
-}
-
-impl Mount {
-    fn tmpfs(size: &str) -> Option<Self> {
-        let parent = TempDir::new().unwrap();
-        let directory = parent.path().join("mounted");
-        fs::create_dir(&directory).unwrap();
-        let options = format!("size={size}");
-        let mounted = run("mount", &["-t", "tmpfs", "-o", &options, "tmpfs", directory.to_str().unwrap()]);
-        if !mounted {
-            skip("cannot mount a tmpfs here (needs root)");
-        }
-        mounted.then_some(Self { directory, _parent: parent })
-    }
-
-    fn remount(&self, options: &str) -> bool {
-        run("mount", &["-o", &format!("remount,{options}"), self.directory.to_str().unwrap()])
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        if !run("umount", &[self.directory.to_str().unwrap()]) {
-            run("umount", &["-l", self.directory.to_str().unwrap()]);
-        }
-    }
-}
-
-#[expect(clippy::print_stdout, reason = "a skip is seen")]
-fn skip(reason: &str) {
-    println!("SKIPPED: {reason}");
-}
 
 fn big(number: usize) -> Vec<Change> {
     let name = format!("{number:06}");
@@ -72,9 +25,9 @@ fn big(number: usize) -> Vec<Change> {
 #[tokio::test]
 async fn a_full_disk_is_told_and_loses_nothing_that_was_answered() {
     let Some(mount) = Mount::tmpfs("2m") else { return };
-    let filler = mount.directory.join("filler");
+    let filler = mount.path().join("filler");
     fs::write(&filler, vec![1; 600 << 10]).unwrap();
-    let path = mount.directory.join("ledger.db");
+    let path = mount.path().join("ledger.db");
     let ledger = SqliteLedger::open(&path, &binding(), OpenMode::Create).await.unwrap();
     let run = ledger.begin_run(RunKind::Copy, "0.0.0").await.unwrap();
     let mut recorded = 0;
@@ -102,7 +55,7 @@ async fn a_full_disk_is_told_and_loses_nothing_that_was_answered() {
 #[tokio::test]
 async fn a_ledger_that_was_closed_on_a_full_disk_opens_when_there_is_room() {
     let Some(mount) = Mount::tmpfs("2m") else { return };
-    let path = mount.directory.join("ledger.db");
+    let path = mount.path().join("ledger.db");
     let ledger = SqliteLedger::open(&path, &binding(), OpenMode::Create).await.unwrap();
     let run = ledger.begin_run(RunKind::Copy, "0.0.0").await.unwrap();
     let mut recorded = 0;
@@ -110,7 +63,7 @@ async fn a_ledger_that_was_closed_on_a_full_disk_opens_when_there_is_room() {
         recorded += 1;
     }
     drop(ledger);
-    assert!(mount.remount("size=8m"));
+    mount.remount("size=8m").unwrap();
     let ledger = SqliteLedger::open(&path, &binding(), OpenMode::Existing).await.unwrap();
     assert_eq!(ledger.state_counts().await.unwrap()[&State::Failed].files, recorded as u64);
 }
@@ -119,9 +72,9 @@ async fn a_ledger_that_was_closed_on_a_full_disk_opens_when_there_is_room() {
 async fn no_room_for_a_new_ledger_is_told() {
     let Some(mount) = Mount::tmpfs("1m") else { return };
     for room in [0, 4, 8, 12, 24, 40, 64] {
-        let filler = mount.directory.join("filler");
+        let filler = mount.path().join("filler");
         fs::write(&filler, vec![1; (1 << 20) - (room << 10)]).unwrap();
-        let path = mount.directory.join(format!("{room}.db"));
+        let path = mount.path().join(format!("{room}.db"));
         match SqliteLedger::open(&path, &binding(), OpenMode::Create).await {
             Ok(ledger) => {
                 assert!(room >= 24, "{room} KiB");
@@ -132,7 +85,7 @@ async fn no_room_for_a_new_ledger_is_told() {
         fs::remove_file(&filler).unwrap();
         let ledger = SqliteLedger::open(&path, &binding(), OpenMode::Create).await;
         ledger.expect("what was begun without room is taken up with room");
-        for entry in fs::read_dir(&mount.directory).unwrap() {
+        for entry in fs::read_dir(mount.path()).unwrap() {
             fs::remove_file(entry.unwrap().path()).unwrap();
         }
     }
@@ -141,21 +94,21 @@ async fn no_room_for_a_new_ledger_is_told() {
 #[tokio::test]
 async fn a_medium_that_cannot_be_written_is_told_and_can_be_read() {
     let Some(mount) = Mount::tmpfs("8m") else { return };
-    let path = mount.directory.join("ledger.db");
+    let path = mount.path().join("ledger.db");
     let ledger = SqliteLedger::open(&path, &binding(), OpenMode::Create).await.unwrap();
     let run = ledger.begin_run(RunKind::Copy, "0.0.0").await.unwrap();
     done(&ledger, run, big(1)).await;
     // A copy as a crash leaves it: the log holds everything.
-    let crashed = mount.directory.join("crashed.db");
+    let crashed = mount.path().join("crashed.db");
     for suffix in ["", "-wal"] {
         let with = |path: &Path| PathBuf::from(format!("{}{suffix}", path.display()));
         fs::copy(with(&path), with(&crashed)).unwrap();
     }
     let before = dump(&ledger).await;
     drop(ledger);
-    assert!(mount.remount("ro"));
+    mount.remount("ro").unwrap();
     for mode in [OpenMode::Create, OpenMode::Existing] {
-        for path in [&path, &crashed, &mount.directory.join("new.db")] {
+        for path in [&path, &crashed, &mount.path().join("new.db")] {
             match (SqliteLedger::open(path, &binding(), mode).await, mode) {
                 (Err(LedgerError::ReadOnly { .. }), _) => {}
                 (Err(LedgerError::Missing { .. }), OpenMode::Existing) => {}
@@ -170,73 +123,28 @@ async fn a_medium_that_cannot_be_written_is_told_and_can_be_read() {
         Err(LedgerError::Other { reason, .. }) => assert!(reason.contains("crash"), "{reason}"),
         result => panic!("half of the story must not be told as the whole: {result:?}"),
     }
-    assert!(mount.remount("rw"));
+    mount.remount("rw").unwrap();
     let reader = SqliteLedger::open_read_only(&crashed).await.unwrap();
     assert_eq!(dump(&reader).await, before);
-}
-
-/// A file system in a file, which can lose its power.
-struct Image {
-    mount: Mount,
-    file: PathBuf,
-    _parent: TempDir,
-}
-
-impl Image {
-    fn new() -> Option<Self> {
-        let parent = TempDir::new().unwrap();
-        let file = parent.path().join("image");
-        fs::File::create(&file).unwrap().set_len(64 << 20).unwrap();
-        let directory = parent.path().join("mounted");
-        fs::create_dir(&directory).unwrap();
-        let image = Self {
-            mount: Mount { directory, _parent: TempDir::new().unwrap() },
-            file: file.clone(),
-            _parent: parent,
-        };
-        if !run("mkfs.ext4", &["-q", "-F", file.to_str().unwrap()])
-            || !image.mount()
-            || !run("python3", &["-V"])
-        {
-            skip("cannot mount an ext4 image here (needs root, loop devices, mkfs.ext4 and python3)");
-            return None;
-        }
-        Some(image)
-    }
-
-    fn mount(&self) -> bool {
-        run("mount", &["-o", "loop", self.file.to_str().unwrap(), self.mount.directory.to_str().unwrap()])
-    }
-
-    /// Loses everything that was not synced: FS_IOC_SHUTDOWN without flushing the journal.
-    fn cut_power(&self) -> bool {
-        let script = "import fcntl, os, struct, sys\n\
-                      fd = os.open(sys.argv[1], os.O_RDONLY)\n\
-                      fcntl.ioctl(fd, 0x8004587D, struct.pack('I', 2))\n";
-        run("python3", &["-c", script, self.mount.directory.to_str().unwrap()])
-    }
 }
 
 #[tokio::test]
 #[expect(clippy::print_stdout, reason = "shows what the trial was worth")]
 async fn a_power_cut_loses_nothing_that_was_answered() {
-    let Some(image) = Image::new() else { return };
+    let Some(image) = Image::new(FileSystem::Ext4) else { return };
     let answers = TempDir::new().unwrap();
-    let path = image.mount.directory.join("deep/er/ledger.db");
+    let path = image.path().join("deep/er/ledger.db");
     let mut answered = std::collections::BTreeSet::new();
     for round in 0..8 {
+        let Some(power) = image.power() else { return };
         let mut other = Other::start(&path, &answers.path().join("answers"), round * 1_000_000);
         std::thread::sleep(Duration::from_millis(rand::rng().random_range(50..300)));
         // Answers during the cut do not count: an fsync that is under way when the journal is shut down may
         // return success (a plain loop of write and fsync loses its last block to that as well).
         answered.extend(other.answered());
-        if !image.cut_power() {
-            skip("this kernel cannot shut a file system down");
-            return;
-        }
+        power.cut().unwrap();
         other.kill();
-        assert!(run("umount", &[image.mount.directory.to_str().unwrap()]));
-        assert!(image.mount());
+        image.restart().unwrap();
         assert_holds(&path, &answered, &format!("round {round}")).await;
     }
     println!("8 power cuts, {} answered calls, none lost", answered.len());

@@ -129,7 +129,8 @@ impl Clients {
         Fut: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
     {
         let send = |endpoint: usize| {
-            let answer = send(self.clients[endpoint].clone());
+            // The SDK's futures are large, and everybody's who waits for one would be.
+            let answer = Box::pin(send(self.clients[endpoint].clone()));
             async { answer.await.map_err(|error| Failure::of(&error)) }
         };
         self.each(request, send).await

@@ -244,3 +244,6 @@ fn error_of(text: &str) -> Option<(Option<String>, Option<String>)> {
     }
     Some((code, message))
 }
+
+#[cfg(test)]
+mod tests;

@@ -141,8 +141,40 @@ assert_eq!(upload.headers[0], ("content-type".to_owned(), "image/png".to_owned()
 //!
 //! # 5. Both, with fallback
 //!
-//! <!-- To be written with the fallback layer: a configuration with a primary and a secondary storage. -->
-//! There is no layer yet that keeps a service running on one storage while the other is down.
+//! A service need not stop because its server does. With the feature `fallback`, what cannot be written to the first
+//! storage goes to the second and into a journal, and is brought back by itself; what is deleted meanwhile stays
+//! deleted; a change by somebody else is kept beside it and told, never guessed away.
+//!
+//! ```
+#![cfg_attr(
+    feature = "fallback",
+    doc = r#"
+use storage_core::{FileId, FileStorageExt, stack};
+
+# #[tokio::main(flavor = "current_thread")]
+# async fn main() -> Result<(), Box<dyn std::error::Error>> {
+# let directory = tempfile::tempdir()?;
+# let (root, journal) = (directory.path().join("spare"), directory.path().join("journal.sqlite"));
+# std::fs::create_dir(&root)?;
+// In a configuration file the primary is { "type": "s3", "bucket": "files", ... }.
+let config = serde_json::json!({ "backend": {
+    "type": "fallback",
+    "primary": { "backend": { "type": "memory", "name": "server" } },
+    "secondary": { "backend": { "type": "local", "root": root } },
+    "settings": { "journal": journal },
+}});
+let storage = stack::build(serde_json::from_value(config)?).await?;
+let id = FileId::parse("greetings/hello.txt")?;
+storage.upload_bytes(&id, "hello".into()).await?;
+assert_eq!(storage.download_bytes(&id).await?, "hello");
+# Ok(())
+# }"#
+)]
+//! ```
+//!
+//! A *spare* (the default) costs nothing while the server is well, and can serve in an outage what was written in it. A
+//! *replica* gets every write and can serve everything; `"role": "replica"` chooses it. What waits to be brought back,
+//! and how conflicts are resolved, is in `layer::fallback`.
 //!
 //! # And then
 //!

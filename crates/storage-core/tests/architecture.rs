@@ -173,7 +173,6 @@ struct Krate {
 }
 
 const CRATES: &[Krate] = &[
-    Krate { name: "twin-sha256", rows: TWIN_SHA256, composes: &[] },
     Krate { name: "storage-core", rows: STORAGE_CORE, composes: &[] },
     // Both ends of the protocol write attributes alike.
     Krate {
@@ -181,6 +180,7 @@ const CRATES: &[Krate] = &[
         rows: S3_SERVER,
         composes: &[("attributes", "storage_core::backend::s3::attributes")],
     },
+    Krate { name: "twin-sha256", rows: TWIN_SHA256, composes: &[] },
     Krate { name: "migrator", rows: MIGRATOR, composes: &[("cli", "storage_core::")] },
 ];
 

@@ -48,8 +48,8 @@ use crate::error::{Effect, Error, ErrorKind, Op, Result};
 use crate::id::{FileId, Prefix};
 use crate::metadata::FileMetadata;
 use crate::storage::{
-    Capabilities, Download, DownloadOptions, FileStorage, ListOptions, Precondition, PresignRequest,
-    PresignedUrl, Receipt, ResumableUpload, UploadOptions,
+    Capabilities, Download, DownloadOptions, FileStorage, ListOptions, Precondition, PresignMethod,
+    PresignRequest, PresignedUrl, Receipt, ResumableUpload, UploadOptions,
 };
 
 pub mod config;
@@ -430,6 +430,21 @@ impl FileStorage for FallbackStorage {
     }
 
     async fn presigned_url(&self, id: &FileId, request: PresignRequest) -> Result<PresignedUrl> {
+        // What cannot be signed at all is no matter of who answers.
+        let capabilities = self.capabilities();
+        let capable = match request.method {
+            PresignMethod::Get => capabilities.presigned_get,
+            PresignMethod::Put => capabilities.presigned_put,
+        };
+        let refusal = match capable {
+            true => request.check().err(),
+            false => {
+                Some(Error::new(ErrorKind::Unsupported, Op::Presign).with_message("it signs no such URLs"))
+            }
+        };
+        if let Some(refusal) = refusal {
+            return Err(refusal.with_id(id).with_storage(self.name()));
+        }
         self.inner.presigned_url(id, request).await
     }
 

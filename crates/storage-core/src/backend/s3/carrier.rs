@@ -105,7 +105,7 @@ impl Carrier for Sdk {
 pub(super) struct Fastest {
     sdk: Sdk,
     /// Nothing where what the SDK would sign is not plain SigV4 for S3 (access points of several regions, S3
-    /// Express). Found out at the first request, as it needs credentials.
+    /// Express). Found out at the first request.
     direct: OnceCell<Option<Direct>>,
 }
 

@@ -1,8 +1,8 @@
 //! `PutObject` and `UploadPart` over bare HTTP/1.1 connections, signed with `aws-sigv4`.
 //!
-//! Where to send and what to sign for is not guessed: the SDK presigns a URL, without a request, and its host, path
-//! and credential scope are taken over ([`Base::of`]). So virtual hosts, path style, dual stack, FIPS and custom
-//! endpoints are what they are for the SDK.
+//! Where to send and what to sign for is not guessed: the SDK presigns a URL, without a request and without
+//! credentials that are any, and its host, path and credential scope are taken over ([`Base::of`]). So virtual hosts,
+//! path style, dual stack, FIPS and custom endpoints are what they are for the SDK.
 //!
 //! Nothing is repeated here, and no redirect is followed: a [`Failure`] says what happened, as the SDK's would.
 
@@ -12,6 +12,8 @@ mod identity;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::Credentials;
 use aws_sdk_s3::presigning::PresigningConfig;
 use aws_sigv4::http_request::{
     PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningSettings,
@@ -101,8 +103,11 @@ impl Direct {
         let expiry = PresigningConfig::expires_in(Duration::from_secs(60)).map_err(|_| "no expiry")?;
         let mut bases = Vec::new();
         for endpoint in 0..clients.count() {
-            let request = clients.client(endpoint).put_object().bucket(bucket).key(MARK);
-            let presigned = request.presigned(expiry.clone()).await;
+            // With credentials that are none: the SDK logs what it presigns, session tokens included.
+            let config = clients.client(endpoint).config().to_builder();
+            let nobody = Credentials::new("nobody", "nobody", None, None, "nobody");
+            let client = Client::from_conf(config.credentials_provider(nobody).build());
+            let presigned = client.put_object().bucket(bucket).key(MARK).presigned(expiry.clone()).await;
             bases.push(Base::of(presigned.map_err(|_| "the SDK cannot sign")?.uri())?);
         }
         let tls = bases.iter().any(|base| base.url.starts_with("https:"));

@@ -7,6 +7,7 @@ use aws_sdk_s3::presigning::PresigningConfig;
 
 use super::Inner;
 use super::error::{Failure, Request};
+use super::signing::unlogged;
 use crate::disposition;
 use crate::error::{Effect, ErrorKind, Op, Result};
 use crate::id::FileId;
@@ -27,28 +28,27 @@ impl Inner {
             .map_err(|error| self.fail(ErrorKind::InvalidInput, op).with_message(error.to_string()))?;
         let client = self.clients.current();
         let presigned = match request.method {
-            PresignMethod::Get => client
-                .get_object()
-                .bucket(&self.config.bucket)
-                .key(key)
-                .response_content_disposition(disposition::header(request.inline, request.save_as.as_deref()))
-                .presigned(config)
-                .await
-                .map_err(|error| self.unsigned(&error))?,
+            PresignMethod::Get => {
+                let disposition = disposition::header(request.inline, request.save_as.as_deref());
+                let read = client
+                    .get_object()
+                    .bucket(&self.config.bucket)
+                    .key(key)
+                    .response_content_disposition(disposition);
+                unlogged(read.presigned(config)).await.map_err(|error| self.unsigned(&error))?
+            }
             PresignMethod::Put => {
                 self.writable(op)?;
                 let length = request.content_length.map(i64::try_from).transpose().map_err(|error| {
                     self.fail(ErrorKind::InvalidInput, op).with_message(error.to_string())
                 })?;
-                client
+                let write = client
                     .put_object()
                     .bucket(&self.config.bucket)
                     .key(key)
                     .set_content_type(request.content_type)
-                    .set_content_length(length)
-                    .presigned(config)
-                    .await
-                    .map_err(|error| self.unsigned(&error))?
+                    .set_content_length(length);
+                unlogged(write.presigned(config)).await.map_err(|error| self.unsigned(&error))?
             }
         };
         let headers = presigned

@@ -531,3 +531,22 @@ async fn from_disk_to_disk_every_byte_is_read_back() {
     assert!(!from.path().join(".storage").exists(), "nothing is written into the source");
     assert_eq!(bench.copy().await.tally.unchanged, 2);
 }
+
+/// The storage is told that the copier compares: so it must.
+#[tokio::test]
+async fn a_source_whose_bytes_are_not_those_of_its_digest_is_never_published() {
+    let bench = bench().await;
+    for (name, size) in [("fine", 100), ("small", 100), ("large", 12 << 20)] {
+        bench.put(name, bytes(6, size)).await;
+    }
+    for name in ["small", "large"] {
+        assert!(bench.source.corrupt(&id(name)));
+    }
+    let run = bench.copy().await;
+    let outcomes = bench.outcomes(&run).await;
+    for (name, outcome) in [("fine", Outcome::Copied), ("small", Outcome::Failed), ("large", Outcome::Failed)]
+    {
+        assert_eq!(outcomes.get(name), Some(&outcome), "{name}");
+        assert_eq!(bench.target.exists(&id(name)).await.unwrap(), outcome == Outcome::Copied, "{name}");
+    }
+}

@@ -328,7 +328,14 @@ impl Copying<'_> {
                 let next = tokio::select! {
                     biased;
                     () = halt.cancelled() => Err((work.clone(), "interrupted", "the run stopped before its turn".to_owned())),
-                    next = self.next_attempt(work.clone(), due) => next?,
+                    next = self.next_attempt(work.clone(), due) => match next {
+                        Ok(next) => next,
+                        Err(error) => {
+                            // What is in hand is waited for, as after any other failure.
+                            self.crew = Some(crew);
+                            return Err(error);
+                        }
+                    },
                 };
                 match next {
                     Ok(Some(work)) => {

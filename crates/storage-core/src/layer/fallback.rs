@@ -430,7 +430,6 @@ impl FileStorage for FallbackStorage {
     }
 
     async fn presigned_url(&self, id: &FileId, request: PresignRequest) -> Result<PresignedUrl> {
-        // What cannot be signed at all is no matter of who answers.
         let capabilities = self.capabilities();
         let capable = match request.method {
             PresignMethod::Get => capabilities.presigned_get,
@@ -442,10 +441,13 @@ impl FileStorage for FallbackStorage {
                 Some(Error::new(ErrorKind::Unsupported, Op::Presign).with_message("it signs no such URLs"))
             }
         };
-        if let Some(refusal) = refusal {
-            return Err(refusal.with_id(id).with_storage(self.name()));
+        match (self.inner.presigned_url(id, request).await, refusal) {
+            // What cannot be signed at all is no matter of who is in reach: another try would be in vain.
+            (Err(error), Some(refusal)) if error.is_outage() => {
+                Err(refusal.with_id(id).with_storage(self.name()))
+            }
+            (answer, _) => answer,
         }
-        self.inner.presigned_url(id, request).await
     }
 
     async fn probe(&self, deadline: Duration) -> Result<()> {

@@ -21,6 +21,7 @@ mod config;
 mod copy;
 mod direct;
 mod error;
+mod facts;
 mod list;
 mod multipart;
 mod object;

@@ -13,8 +13,9 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 
 use super::error::Request;
+use super::facts::time;
 use super::list::decode_key;
-use super::object::{Headers, time};
+use super::object::Headers;
 use super::{Inner, RESERVED};
 use crate::checksum::Digest;
 use crate::error::{Error, ErrorKind, Op, Result};

@@ -1,7 +1,7 @@
-//! What carries the two requests that move nearly all bytes: `PutObject` and `UploadPart`.
+//! What carries the three requests that move nearly all bytes: `PutObject`, `UploadPart` and `GetObject`.
 //!
 //! Everything else goes through the SDK, which spends 50 to 80 us of CPU on a request: for a listing that is nothing,
-//! for a file of 4 KiB it is more than all the rest. [`Direct`](super::direct::Direct) sends the same two requests
+//! for a file of 4 KiB it is more than all the rest. [`Direct`](super::direct::Direct) sends the same three requests
 //! with the pieces that the SDK itself is made of (`aws-sigv4`, the credential chain, hyper), and a test compares
 //! both byte for byte.
 
@@ -11,12 +11,15 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use aws_sdk_s3::primitives::ByteStream as SdkStream;
 use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{StreamExt, stream};
 use tokio::sync::OnceCell;
 
 use super::client::Clients;
 use super::conditions;
 use super::direct::Direct;
 use super::error::Failure;
+use super::facts::Facts;
 use super::multipart::part_number;
 use super::object::Headers;
 use super::signing::PayloadDigest;
@@ -42,10 +45,37 @@ pub(super) enum Of<'a> {
     Part { upload: &'a str, number: PartNumber },
 }
 
-/// Sends a PUT to one endpoint, once, and returns the ETag.
+/// One GET of an object.
+#[derive(Clone, Copy)]
+pub(super) struct Get<'a> {
+    pub(super) key: &'a str,
+    /// As `Range` has it.
+    pub(super) range: Option<&'a str>,
+    pub(super) if_match: Option<&'a str>,
+}
+
+/// The answer to a [`Get`].
+pub(super) struct Got {
+    pub(super) facts: Facts,
+    /// As it came.
+    pub(super) content_range: Option<String>,
+    pub(super) body: RawBody,
+}
+
+/// The bytes of an answer, as they come. A body that does not move for
+/// [`STALL_GRACE`](super::client::STALL_GRACE) ends in an error.
+pub(super) type RawBody = BoxStream<'static, Result<Bytes, BoxError>>;
+
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Sends a request to one endpoint, once.
 #[async_trait]
 pub(super) trait Carrier: fmt::Debug + Send + Sync {
+    /// Returns the ETag.
     async fn put(&self, endpoint: usize, put: Put<'_>) -> Result<Option<String>, Failure>;
+
+    /// Asks for the checksum as well.
+    async fn get(&self, endpoint: usize, get: Get<'_>) -> Result<Got, Failure>;
 }
 
 /// Sends through the SDK.
@@ -98,6 +128,33 @@ impl Carrier for Sdk {
                 .map_err(|error| Failure::of(&error)),
         }
     }
+
+    async fn get(&self, endpoint: usize, get: Get<'_>) -> Result<Got, Failure> {
+        let client = self.clients.client(endpoint);
+        let mut answer = client
+            .get_object()
+            .bucket(&self.bucket)
+            .key(get.key)
+            .set_range(get.range.map(str::to_owned))
+            .set_if_match(get.if_match.map(str::to_owned))
+            .customize()
+            // Not by `checksum_mode`, with which the SDK would hash the bytes itself.
+            .mutate_request(|request| {
+                request.headers_mut().insert("x-amz-checksum-mode", "ENABLED");
+            })
+            .send()
+            .await
+            .map_err(|error| Failure::of(&error))?;
+        let body = std::mem::take(&mut answer.body);
+        let body = stream::try_unfold(body, |mut body| async {
+            Ok::<_, BoxError>(body.try_next().await?.map(|piece| (piece, body)))
+        });
+        Ok(Got {
+            facts: Facts::from(&answer),
+            content_range: answer.content_range.take(),
+            body: body.boxed(),
+        })
+    }
 }
 
 /// Sends directly where that is possible, else through the SDK.
@@ -118,7 +175,7 @@ impl Fastest {
         let found = self.direct.get_or_init(|| async {
             Direct::find(&self.sdk.clients, &self.sdk.bucket)
                 .await
-                .inspect_err(|reason| tracing::debug!(reason, "uploads go through the SDK"))
+                .inspect_err(|reason| tracing::debug!(reason, "uploads and downloads go through the SDK"))
                 .ok()
         });
         found.await.as_ref()
@@ -131,6 +188,13 @@ impl Carrier for Fastest {
         match self.direct().await {
             Some(direct) => direct.put(endpoint, put).await,
             None => self.sdk.put(endpoint, put).await,
+        }
+    }
+
+    async fn get(&self, endpoint: usize, get: Get<'_>) -> Result<Got, Failure> {
+        match self.direct().await {
+            Some(direct) => direct.get(endpoint, get).await,
+            None => self.sdk.get(endpoint, get).await,
         }
     }
 }

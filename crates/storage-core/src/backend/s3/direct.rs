@@ -1,4 +1,4 @@
-//! `PutObject` and `UploadPart` over bare HTTP/1.1 connections, signed with `aws-sigv4`.
+//! `PutObject`, `UploadPart` and `GetObject` over bare HTTP/1.1 connections, signed with `aws-sigv4`.
 //!
 //! Where to send and what to sign for is not guessed: the SDK presigns a URL, without a request and without
 //! credentials that are any, and its host, path and credential scope are taken over ([`Base::of`]). So virtual hosts,
@@ -16,16 +16,20 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::Credentials;
 use aws_sdk_s3::presigning::PresigningConfig;
 use aws_sigv4::http_request::{
-    PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningSettings,
-    UriPathNormalizationMode, sign,
+    self, PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningSettings,
+    UriPathNormalizationMode,
 };
 use aws_sigv4::sign::v4;
 use aws_smithy_runtime_api::client::identity::Identity;
 use aws_smithy_xml::decode::{Document, try_data};
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH, RETRY_AFTER, USER_AGENT};
+use futures::{StreamExt, stream};
+use http::header::{
+    CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH, RANGE, RETRY_AFTER,
+    USER_AGENT,
+};
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Response, Uri};
+use http::{HeaderName, HeaderValue, Method, Response};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -33,11 +37,13 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use self::connections::{Connections, Payload};
 use self::identity::IdentityCache;
 use super::attributes::HEADER_PREFIX;
-use super::carrier::{Carrier, Of, Put};
-use super::client::Clients;
+use super::carrier::{BoxError, Carrier, Get, Got, Of, Put, RawBody};
+use super::client::{Clients, STALL_GRACE};
 use super::conditions;
 use super::error::Failure;
+use super::facts::Facts;
 use super::signing::unlogged;
+use crate::checksum::Digest;
 
 /// What an error's answer may have; more is not read.
 const MAX_ERROR_BYTES: usize = 64 << 10;
@@ -52,12 +58,13 @@ const PATH: &AsciiSet = &QUERY.remove(b'/');
 const AGENT: &str = concat!("storage-core/", env!("CARGO_PKG_VERSION"));
 
 const CHECKSUM: HeaderName = HeaderName::from_static("x-amz-checksum-sha256");
+const CHECKSUM_MODE: HeaderName = HeaderName::from_static("x-amz-checksum-mode");
 const TAGGING: HeaderName = HeaderName::from_static("x-amz-tagging");
 
 /// The key that is presigned to learn what stands before it.
 const MARK: &str = "key";
 
-/// Sends the two requests itself.
+/// Sends the three requests itself.
 #[derive(Debug)]
 pub(super) struct Direct {
     /// One per endpoint.
@@ -122,7 +129,7 @@ impl Carrier for Direct {
     async fn put(&self, endpoint: usize, put: Put<'_>) -> Result<Option<String>, Failure> {
         let identity = self.identity.get().await?;
         let base = &self.bases[endpoint % self.bases.len()];
-        let parts = request(base, &put, &identity, SystemTime::now()).map_err(Failure::not_built)?;
+        let parts = put_request(base, &put, &identity, SystemTime::now()).map_err(Failure::not_built)?;
         let answer = self.connections.send(parts, Payload::new(put.bytes.clone())).await?;
         if answer.status().is_success() {
             let etag = answer.headers().get(ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
@@ -133,29 +140,63 @@ impl Carrier for Direct {
         }
         Err(refusal(answer).await)
     }
+
+    async fn get(&self, endpoint: usize, get: Get<'_>) -> Result<Got, Failure> {
+        let identity = self.identity.get().await?;
+        let base = &self.bases[endpoint % self.bases.len()];
+        let parts = get_request(base, &get, &identity, SystemTime::now()).map_err(Failure::not_built)?;
+        let answer = self.connections.send(parts, Payload::new(Bytes::new())).await?;
+        if !answer.status().is_success() {
+            return Err(refusal(answer).await);
+        }
+        let facts = Facts::try_from(answer.headers()).map_err(Failure::unanswered)?;
+        let content_range = answer.headers().get(CONTENT_RANGE);
+        let content_range = content_range.and_then(|text| text.to_str().ok()).map(str::to_owned);
+        Ok(Got { facts, content_range, body: received(answer.into_body()) })
+    }
+}
+
+/// The bytes of an answer, until it ends or stalls.
+fn received(body: Incoming) -> RawBody {
+    let pieces = stream::try_unfold(body, |mut body| async {
+        loop {
+            let Ok(frame) = tokio::time::timeout(STALL_GRACE, body.frame()).await else {
+                return Err(format!("no byte came for {STALL_GRACE:?}").into());
+            };
+            let Some(frame) = frame else { return Ok(None) };
+            // Trailers are nothing to us.
+            if let Ok(piece) = frame?.into_data() {
+                return Ok::<_, BoxError>(Some((piece, body)));
+            }
+        }
+    });
+    pieces.boxed()
+}
+
+fn get_request(base: &Base, get: &Get<'_>, identity: &Identity, time: SystemTime) -> Result<Parts, String> {
+    let mut parts = unsigned(Method::GET, base, get.key, "GetObject")?;
+    let headers = &mut parts.headers;
+    headers.insert(CHECKSUM_MODE, HeaderValue::from_static("ENABLED"));
+    for (name, text) in [(RANGE, get.range), (IF_MATCH, get.if_match)] {
+        if let Some(text) = text {
+            headers.insert(name, value(text)?);
+        }
+    }
+    sign(parts, base, Digest::of(b""), identity, time)
 }
 
 /// Writes out and signs a request, but for its body.
-fn request(base: &Base, put: &Put<'_>, identity: &Identity, time: SystemTime) -> Result<Parts, String> {
-    let key = utf8_percent_encode(put.key, PATH);
-    let uri = match put.of {
-        Of::Object { .. } => format!("{}{key}?x-id=PutObject", base.url),
+fn put_request(base: &Base, put: &Put<'_>, identity: &Identity, time: SystemTime) -> Result<Parts, String> {
+    let mut parts = match put.of {
+        Of::Object { .. } => unsigned(Method::PUT, base, put.key, "PutObject")?,
         Of::Part { upload, number } => {
             let upload = utf8_percent_encode(upload, QUERY);
-            format!("{}{key}?x-id=UploadPart&partNumber={number}&uploadId={upload}", base.url)
+            let call = format!("UploadPart&partNumber={number}&uploadId={upload}");
+            unsigned(Method::PUT, base, put.key, &call)?
         }
     };
-    let uri: Uri = uri.parse().map_err(|error| format!("the URL cannot be made: {error}"))?;
-    let (mut parts, ()) = http::Request::new(()).into_parts();
-    parts.method = Method::PUT;
-    parts.uri = uri;
     let headers = &mut parts.headers;
-    // `User-Agent` is not signed: proxies change it.
-    headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
     headers.insert(CONTENT_LENGTH, put.bytes.len().into());
-    let value = |text: &str| {
-        HeaderValue::from_str(text).map_err(|_| "an attribute cannot be a header's value".to_owned())
-    };
     match put.of {
         Of::Object { headers: attributes, when } => {
             headers.insert(CONTENT_TYPE, value(&attributes.content_type)?);
@@ -181,7 +222,33 @@ fn request(base: &Base, put: &Put<'_>, identity: &Identity, time: SystemTime) ->
     if let Some(checksum) = put.checksum {
         headers.insert(CHECKSUM, value(&checksum.to_base64())?);
     }
-    let signature = signature(base, put, identity, time, &parts)?;
+    sign(parts, base, put.payload, identity, time)
+}
+
+/// Begins a request for a key. `call` is what the SDK names in `x-id`, and what comes after it.
+fn unsigned(method: Method, base: &Base, key: &str, call: &str) -> Result<Parts, String> {
+    let key = utf8_percent_encode(key, PATH);
+    let uri = format!("{}{key}?x-id={call}", base.url);
+    let (mut parts, ()) = http::Request::new(()).into_parts();
+    parts.method = method;
+    parts.uri = uri.parse().map_err(|error| format!("the URL cannot be made: {error}"))?;
+    // `User-Agent` is not signed: proxies change it.
+    parts.headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+    Ok(parts)
+}
+
+fn value(text: &str) -> Result<HeaderValue, String> {
+    HeaderValue::from_str(text).map_err(|_| "an attribute cannot be a header's value".to_owned())
+}
+
+fn sign(
+    mut parts: Parts,
+    base: &Base,
+    payload: Digest,
+    identity: &Identity,
+    time: SystemTime,
+) -> Result<Parts, String> {
+    let signature = signature(base, payload, identity, time, &parts)?;
     for (name, text) in signature {
         let name = HeaderName::try_from(name).map_err(|error| error.to_string())?;
         let mut text = value(&text)?;
@@ -193,7 +260,7 @@ fn request(base: &Base, put: &Put<'_>, identity: &Identity, time: SystemTime) ->
 
 fn signature(
     base: &Base,
-    put: &Put<'_>,
+    payload: Digest,
     identity: &Identity,
     time: SystemTime,
     parts: &Parts,
@@ -212,10 +279,11 @@ fn signature(
         .map_err(|error| error.to_string())?
         .into();
     let headers = parts.headers.iter().filter_map(|(name, text)| Some((name.as_str(), text.to_str().ok()?)));
-    let body = SignableBody::Precomputed(put.payload.to_string());
+    let body = SignableBody::Precomputed(payload.to_string());
     let signable = SignableRequest::new(parts.method.as_str(), parts.uri.to_string(), headers, body)
         .map_err(|error| error.to_string())?;
-    let (instructions, _) = sign(signable, &params).map_err(|error| error.to_string())?.into_parts();
+    let (instructions, _) =
+        http_request::sign(signable, &params).map_err(|error| error.to_string())?.into_parts();
     let (headers, _) = instructions.into_parts();
     Ok(headers.into_iter().map(|header| (header.name(), header.value().to_owned())).collect())
 }

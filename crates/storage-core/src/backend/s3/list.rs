@@ -9,7 +9,7 @@ use futures::stream::{self, BoxStream};
 use percent_encoding::percent_decode_str;
 
 use super::error::Request;
-use super::object::{time, version};
+use super::facts::{time, version};
 use super::{Inner, RESERVED};
 use crate::error::{Error, ErrorKind, Op, Result};
 use crate::id::{FileId, Prefix};

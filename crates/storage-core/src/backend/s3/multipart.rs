@@ -20,8 +20,9 @@ use tokio::task::JoinSet;
 
 use super::carrier::{Of, Put};
 use super::error::Request;
+use super::facts::{time, version};
 use super::list::decode_key;
-use super::object::{Headers, read_range, sha256, time};
+use super::object::{Headers, read_range, sha256};
 use super::{Inner, conditions};
 use crate::body::Body;
 use crate::checksum::{CompositeDigest, Digest, Hasher, Mismatch};
@@ -355,7 +356,7 @@ impl Inner {
                     .stored(&ticket.id, key, op)
                     .await
                     .map_err(|error| error.with_effect(Effect::Applied))?;
-                let published = Some(super::object::version(&etag));
+                let published = Some(version(&etag));
                 if file.version == published {
                     self.compare(op, &file, size, composite, finish.digest)?;
                 } else {

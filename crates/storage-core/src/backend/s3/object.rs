@@ -3,24 +3,22 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::SystemTime;
 
-use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
-use aws_sdk_s3::primitives::{ByteStream as SdkStream, DateTime};
-use aws_sdk_s3::types::{ChecksumMode, ChecksumType};
+use aws_sdk_s3::types::ChecksumMode;
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::attributes::{self, Attributes, HEADER_PREFIX};
-use super::carrier::{Of, Put};
+use super::carrier::{BoxError, Get, Got, Of, Put, RawBody};
 use super::error::{Request, innermost};
+use super::facts::{Facts, version};
 use super::{Inner, conditions};
 use crate::body::{Body, ByteStream};
-use crate::checksum::{CompositeDigest, Digest, Mismatch, VerifyingStream};
+use crate::checksum::{Digest, Mismatch, VerifyingStream};
 use crate::error::{Error, ErrorKind, Op, Result};
 use crate::id::FileId;
-use crate::metadata::{FileMetadata, Tags, Version, guess_content_type};
+use crate::metadata::{FileMetadata, Tags, guess_content_type};
 use crate::storage::{
     ByteRange, Download, DownloadOptions, PartLimits, Precondition, Receipt, UploadOptions, Verified,
 };
@@ -79,101 +77,6 @@ impl Headers {
     pub(super) fn metadata(&self) -> Option<HashMap<String, String>> {
         Some(self.metadata.iter().map(|(name, value)| (name.clone(), value.clone())).collect())
     }
-}
-
-/// What the server says of an object.
-pub(super) struct Facts {
-    size: Option<i64>,
-    etag: Option<String>,
-    modified: Option<DateTime>,
-    content_type: Option<String>,
-    metadata: Option<HashMap<String, String>>,
-    checksum: Option<String>,
-    checksum_type: Option<ChecksumType>,
-}
-
-impl From<&HeadObjectOutput> for Facts {
-    fn from(head: &HeadObjectOutput) -> Self {
-        Self {
-            size: head.content_length,
-            etag: head.e_tag.clone(),
-            modified: head.last_modified,
-            content_type: head.content_type.clone(),
-            metadata: head.metadata.clone(),
-            checksum: head.checksum_sha256.clone(),
-            checksum_type: head.checksum_type.clone(),
-        }
-    }
-}
-
-impl From<&GetObjectOutput> for Facts {
-    fn from(get: &GetObjectOutput) -> Self {
-        Self {
-            size: get.content_length,
-            etag: get.e_tag.clone(),
-            modified: get.last_modified,
-            content_type: get.content_type.clone(),
-            metadata: get.metadata.clone(),
-            checksum: get.checksum_sha256.clone(),
-            checksum_type: get.checksum_type.clone(),
-        }
-    }
-}
-
-impl Facts {
-    fn file(self, id: &FileId, size: u64) -> FileMetadata {
-        let attributes = attributes::decode(&self.metadata.unwrap_or_default().into_iter().collect());
-        let mut file = FileMetadata::new(id.clone(), size);
-        file.file_name = attributes.file_name;
-        file.content_type = self.content_type;
-        file.created = attributes.created;
-        file.modified = self.modified.and_then(time);
-        file.tags = attributes.tags;
-        file.version = self.etag.as_deref().map(version);
-        let checksum = checksum(self.checksum.as_deref(), self.checksum_type.as_ref());
-        file.digest = attributes.digest.or(match checksum {
-            Some(Checksum::Whole(digest)) => Some(digest),
-            _ => None,
-        });
-        if let (Some(Checksum::Composite(digest, told)), Some(part_size)) = (checksum, attributes.part_size) {
-            let parts = u32::try_from(size.div_ceil(part_size).max(1)).ok();
-            file.composite = parts
-                .filter(|parts| told.is_none_or(|told| told == *parts))
-                .map(|parts| CompositeDigest { digest, part_size, parts });
-        }
-        file
-    }
-}
-
-#[derive(Clone, Copy)]
-enum Checksum {
-    Whole(Digest),
-    /// With the number of parts, where the server tells it.
-    Composite(Digest, Option<u32>),
-}
-
-/// Tells the two kinds of SHA-256 apart: by the type, or by the number of parts behind a `-`. Without either it is
-/// not known which it is, and a wrong guess would make a good file unreadable.
-fn checksum(value: Option<&str>, kind: Option<&ChecksumType>) -> Option<Checksum> {
-    let value = value?;
-    if let Some((value, parts)) = value.rsplit_once('-') {
-        return Some(Checksum::Composite(Digest::from_base64(value).ok()?, Some(parts.parse().ok()?)));
-    }
-    let digest = Digest::from_base64(value).ok()?;
-    match kind {
-        Some(ChecksumType::Composite) => Some(Checksum::Composite(digest, None)),
-        Some(ChecksumType::FullObject) => Some(Checksum::Whole(digest)),
-        _ => None,
-    }
-}
-
-pub(super) fn time(time: DateTime) -> Option<SystemTime> {
-    SystemTime::try_from(time).ok()
-}
-
-/// Takes an ETag as a token, with its quotes: some listings leave them out.
-pub(super) fn version(etag: &str) -> Version {
-    if etag.ends_with('"') { Version::new(etag) } else { Version::new(format!("\"{etag}\"")) }
 }
 
 impl Inner {
@@ -375,23 +278,12 @@ impl Inner {
             },
         };
         let request = Request::read(op).with_when(&options.when);
+        let get = Get { key: &key, range: range.as_deref(), if_match: if_match.as_deref() };
         let answer = self
             .clients
-            .call(request, |client| {
-                client
-                    .get_object()
-                    .bucket(&self.config.bucket)
-                    .key(&key)
-                    .set_range(range.clone())
-                    .set_if_match(if_match.clone())
-                    .customize()
-                    // Not by `checksum_mode`, with which the SDK would hash the bytes itself.
-                    .mutate_request(|request| {
-                        request.headers_mut().insert("x-amz-checksum-mode", "ENABLED");
-                    })
-                    .send()
-            })
+            .each(request, |endpoint| self.carrier.get(endpoint, get))
             .await
+            .map_err(|(failure, effect)| self.clients.error(failure, request, effect))
             .map_err(|error| match (error.kind(), options.range) {
                 (ErrorKind::InvalidInput, Some(range)) => self.not_satisfiable(range).with_source(error),
                 _ => error,
@@ -405,15 +297,11 @@ impl Inner {
     }
 
     /// Checks that the answer is to the question, and wraps its body.
-    async fn opened(
-        &self,
-        id: &FileId,
-        mut answer: GetObjectOutput,
-        options: DownloadOptions,
-    ) -> Result<Download> {
+    async fn opened(&self, id: &FileId, answer: Got, options: DownloadOptions) -> Result<Download> {
         let op = Op::Download;
-        let length = self.size(answer.content_length, op)?;
-        let told = match (answer.content_range.as_deref(), options.range) {
+        let Got { facts, content_range: told, body } = answer;
+        let length = self.size(facts.size, op)?;
+        let told = match (told.as_deref(), options.range) {
             // Garage answers 206 with a range that ends before its beginning.
             (Some(text), Some(range)) if text.ends_with("/0") => return Err(self.not_satisfiable(range)),
             (text, _) => text,
@@ -436,8 +324,7 @@ impl Inner {
                 "asked for the bytes {wanted:?}, the server sent {length} as {sent:?}"
             )));
         }
-        let body = std::mem::take(&mut answer.body);
-        let mut file = Facts::from(&answer).file(id, size);
+        let mut file = facts.file(id, size);
         if let (Precondition::Version(wanted), Some(stored)) = (&options.when, &file.version)
             && wanted != stored
         {
@@ -457,24 +344,16 @@ impl Inner {
         Ok(Download::new(file, wanted, verified.boxed()))
     }
 
-    fn pieces(&self, id: &FileId, body: SdkStream) -> ByteStream {
-        let context = (id.clone(), self.config.name.clone());
-        stream::unfold(Some((body, context)), |state| async move {
-            let (mut body, context) = state?;
-            match body.try_next().await {
-                Ok(Some(piece)) => Some((Ok(piece), Some((body, context)))),
-                Ok(None) => None,
-                Err(error) => {
-                    let error = Error::new(ErrorKind::Unavailable, Op::Download)
-                        .with_id(&context.0)
-                        .with_storage(&context.1)
-                        .with_message(format!("the body broke off: {}", innermost(&error)))
-                        .with_source(error);
-                    Some((Err(error), None))
-                }
-            }
-        })
-        .boxed()
+    fn pieces(&self, id: &FileId, body: RawBody) -> ByteStream {
+        let (id, storage) = (id.clone(), self.config.name.clone());
+        let broke_off = move |source: BoxError| {
+            Error::new(ErrorKind::Unavailable, Op::Download)
+                .with_id(&id)
+                .with_storage(&storage)
+                .with_message(format!("the body broke off: {}", innermost(&*source)))
+                .with_source(source)
+        };
+        body.map_err(broke_off).boxed()
     }
 
     pub(super) async fn delete(&self, id: &FileId, when: Precondition) -> Result<bool> {
@@ -595,19 +474,5 @@ mod tests {
             let all = crate::body::collect(cut(stream::iter(pieces).boxed(), skip, length)).await.unwrap();
             assert_eq!(all, b"0123456789"[skip as usize..][..length as usize], "{skip} {length}");
         }
-    }
-
-    #[test]
-    fn a_composite_is_never_taken_for_the_digest_of_the_whole() {
-        let digest = Digest::of(b"x");
-        let text = digest.to_base64();
-        let composite = |checksum| matches!(checksum, Some(Checksum::Composite(found, _)) if found == digest);
-        assert!(composite(checksum(Some(&format!("{text}-2")), None)));
-        assert!(composite(checksum(Some(&text), Some(&ChecksumType::Composite))));
-        let whole = checksum(Some(&text), Some(&ChecksumType::FullObject));
-        assert!(matches!(whole, Some(Checksum::Whole(found)) if found == digest));
-        // A copy of a multipart object on a server that forgets the type.
-        assert!(checksum(Some(&text), None).is_none());
-        assert!(checksum(Some("x"), None).is_none());
     }
 }

@@ -14,6 +14,7 @@ mod resumable;
 mod root;
 mod sidecar;
 mod staged;
+mod syncer;
 mod walk;
 mod xattr;
 

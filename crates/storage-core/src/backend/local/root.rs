@@ -18,6 +18,7 @@ use rustix::io::Errno;
 
 use super::config::{Durability, LocalConfig};
 use super::error::failed;
+use super::syncer::Syncer;
 use crate::body::Identity;
 use crate::error::{Error, ErrorKind, Op, Result};
 use crate::id::FileId;
@@ -54,6 +55,7 @@ pub(super) struct Root {
     /// Longest segment in bytes.
     pub(super) max_segment: u32,
     pub(super) durability: Durability,
+    syncer: Syncer,
     /// Nothing where the storage is read only.
     private: Option<Private>,
     /// Sidecars, where there are any and they can be read.
@@ -90,12 +92,14 @@ impl Root {
             Access::ReadOnly => None,
         };
         let sidecars = open_sidecars(&directory)?;
+        let syncer = Syncer::new(config.durability, &directory);
         Ok(Self {
             path,
             directory,
             place: place(&stat),
             max_segment: u32::try_from(limits.f_namemax).unwrap_or(255),
             durability: config.durability,
+            syncer,
             private,
             sidecars,
             unsynced: Mutex::default(),
@@ -231,10 +235,7 @@ impl Root {
 
     /// Syncs a file or directory of a durable storage.
     pub(super) fn sync(&self, file: &File) -> io::Result<()> {
-        match self.durability {
-            Durability::Durable => file.sync_all(),
-            Durability::Relaxed => Ok(()),
-        }
+        self.syncer.sync(file)
     }
 
     /// Makes everything that has been done above `id` survive a power cut, whoever has done it.
@@ -255,7 +256,7 @@ impl Root {
         if self.durability == Durability::Relaxed {
             return Ok(());
         }
-        parent.sync_all()?;
+        self.sync(parent)?;
         let marks: Vec<_> = {
             let unsynced = lock(&self.unsynced);
             if unsynced.is_empty() {
@@ -265,7 +266,7 @@ impl Root {
         };
         for (path, mark) in marks {
             match self.open_directory(path.rsplit_once('/').map_or("", |(above, _)| above)) {
-                Ok(above) => above.sync_all()?,
+                Ok(above) => self.sync(&above)?,
                 // Pruned meanwhile, together with what was to be kept.
                 Err(Errno::NOENT) => {}
                 Err(errno) => return Err(errno.into()),

@@ -378,7 +378,7 @@ impl Mover {
         let composite = CompositeDigest::of_parts(ticket.part_size, digests);
         let digest = hashes.finish(composite).map_err(|mismatch| reader.mismatch(mismatch))?;
         let receipt = uploads
-            .finish(ticket, &receipts, FinishOptions::default().with_digest(digest))
+            .finish(ticket, &receipts, FinishOptions::default().with_computed_digest(digest))
             .await
             .map_err(TransferError::Target)?;
         arrived(receipt, digest, Some(composite), sent)

@@ -258,6 +258,9 @@ pub struct FinishOptions {
     /// SHA-256 of the whole, where the caller computed it. Storages that see the whole compare it; S3 servers
     /// see parts only.
     pub digest: Option<Digest>,
+    /// The caller computed the digest from the very bytes of the parts, as it put them, each with the digest of the
+    /// part: a storage that has compared each part need not compute that of the whole again. Default: no.
+    pub computed: bool,
     /// Default: none.
     pub when: Precondition,
 }
@@ -268,6 +271,12 @@ impl FinishOptions {
     pub fn with_digest(mut self, digest: Digest) -> Self {
         self.digest = Some(digest);
         self
+    }
+
+    /// Sets the digest of the whole, and that it was [`computed`](Self::computed) from the parts.
+    #[must_use]
+    pub fn with_computed_digest(self, digest: Digest) -> Self {
+        Self { computed: true, ..self.with_digest(digest) }
     }
 
     /// Sets the precondition.

@@ -7,6 +7,7 @@
 mod attributes;
 mod config;
 mod error;
+mod in_place;
 mod janitor;
 mod owner;
 mod read;

@@ -1,4 +1,6 @@
 use std::num::NonZeroU32;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use storage_core::body::Body;
@@ -6,7 +8,7 @@ use storage_core::checksum::{CompositeDigest, Digest};
 use storage_core::error::{ErrorKind, Result};
 use storage_core::storage::{
     FileStorage, FileStorageExt, FinishOptions, PartReceipt, Precondition, ResumableUpload, UploadOptions,
-    UploadTicket,
+    UploadTicket, Verified,
 };
 
 use super::attributes::odd_options;
@@ -81,7 +83,14 @@ async fn a_finish_that_crashed_after_publishing_knows_its_own_result() {
     std::fs::create_dir(&directory).unwrap();
     copy_directory(saved.path(), &directory);
     let again = storage.finish(&ticket, &parts, FinishOptions::default()).await.unwrap();
-    assert_eq!(again, receipt);
+    assert_eq!(again.metadata, receipt.metadata);
+    assert!(!directory.exists());
+    // Its bytes are where they were published.
+    std::fs::create_dir(&directory).unwrap();
+    copy_directory(saved.path(), &directory);
+    std::fs::remove_file(directory.join("whole")).unwrap();
+    let again = storage.finish(&ticket, &parts, FinishOptions::default()).await.unwrap();
+    assert_eq!(again.metadata, receipt.metadata);
     assert!(!directory.exists());
 
     // Another upload of the very same bytes is another creator, and loses.
@@ -157,7 +166,7 @@ async fn wrong_bytes_never_get_into_a_finished_file() {
     let wrong = FinishOptions::default().with_digest(Digest::of(b"other"));
     assert_eq!(kind(storage.finish(&ticket, std::slice::from_ref(&part), wrong).await), ErrorKind::Integrity);
     // The disk changes a part.
-    let path = root.path().join(".storage/uploads").join(&ticket.upload).join(&part.token);
+    let path = root.path().join(".storage/uploads").join(&ticket.upload).join("whole.done");
     for content in ["abXde", "abc"] {
         std::fs::write(&path, content).unwrap();
         let rotten = storage.finish(&ticket, std::slice::from_ref(&part), FinishOptions::default()).await;
@@ -245,4 +254,105 @@ async fn a_finish_honours_its_precondition() {
         FinishOptions::default().with_when(Precondition::Version(receipt.metadata.version.unwrap()));
     storage.finish(&ticket, &parts, version).await.unwrap();
     assert_eq!(storage.download_bytes(&id("d/a")).await.unwrap(), "abcdefghijkl");
+}
+
+/// Where the bytes of an upload are, and how many writers have said that they write there.
+fn whole(root: &Path, ticket: &UploadTicket) -> PathBuf {
+    root.join(".storage/uploads").join(&ticket.upload).join("whole")
+}
+
+async fn three_parts(storage: &LocalStorage) -> (UploadTicket, Vec<PartReceipt>) {
+    let ticket = begun(storage, UploadOptions::default()).await;
+    let parts = storage.parts(&ticket).await.unwrap();
+    (ticket, parts)
+}
+
+const TWELVE: &str = "abcdefghijkl";
+
+#[tokio::test]
+async fn parts_of_one_size_are_never_copied() {
+    let (root, storage) = storage().await;
+    let computed = FinishOptions::default().with_computed_digest(Digest::of(TWELVE.as_bytes()));
+    for (finish, other_process) in
+        [(FinishOptions::default(), false), (computed.clone(), false), (computed, true)]
+    {
+        let (ticket, parts) = three_parts(&storage).await;
+        let written = std::fs::metadata(whole(root.path(), &ticket)).unwrap();
+        let finisher = if other_process { open(root.path()).await } else { storage.clone() };
+        let receipt = finisher.finish(&ticket, &parts, finish).await.unwrap();
+        assert_eq!(receipt.verified, Verified::ReadBack);
+        assert_eq!(receipt.digest, Some(Digest::of(TWELVE.as_bytes())));
+        assert_eq!(receipt.metadata, storage.metadata(&id("d/a")).await.unwrap());
+        let published = std::fs::metadata(root.path().join("d/a")).unwrap();
+        assert_eq!((published.ino(), published.len()), (written.ino(), 12));
+        assert_eq!(storage.download_bytes(&id("d/a")).await.unwrap(), TWELVE);
+    }
+    assert_eq!(own(root.path(), "uploads"), Vec::<String>::new());
+}
+
+/// What this process has read back it need not read again, unless somebody has changed it since.
+#[tokio::test]
+async fn a_whole_that_was_changed_after_its_parts_were_compared_is_not_published() {
+    let (root, storage) = storage().await;
+    let (ticket, parts) = three_parts(&storage).await;
+    let path = whole(root.path(), &ticket);
+    // A clock that ticks every few milliseconds gives two changes one time.
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    std::fs::write(&path, "abcdeXghijkl").unwrap();
+    let computed = FinishOptions::default().with_computed_digest(Digest::of(TWELVE.as_bytes()));
+    let finished = storage.finish(&ticket, &parts, computed).await;
+    assert_eq!(kind(finished), ErrorKind::Integrity);
+    assert_eq!(ids(&storage).await, Vec::<String>::new());
+    // The part is put again, and the others are as good as they were.
+    put(&storage, &ticket, 2, "fghij").await.unwrap();
+    let parts = storage.parts(&ticket).await.unwrap();
+    storage.finish(&ticket, &parts, FinishOptions::default()).await.unwrap();
+    assert_eq!(storage.download_bytes(&id("d/a")).await.unwrap(), TWELVE);
+}
+
+/// A writer that may still write must not be able to write into a file that readers see.
+#[tokio::test]
+async fn a_whole_that_somebody_may_still_write_to_is_copied() {
+    let (root, storage) = storage().await;
+    let (ticket, parts) = three_parts(&storage).await;
+    let path = whole(root.path(), &ticket);
+    let late = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    let claim = std::fs::File::create(path.with_file_name("00004.claim")).unwrap();
+    claim.lock().unwrap();
+    let receipt = storage.finish(&ticket, &parts, FinishOptions::default()).await.unwrap();
+    assert_eq!(receipt.verified, Verified::No);
+    late.write_all_at(b"late", 15).unwrap();
+    late.write_all_at(b"late", 0).unwrap();
+    assert_eq!(storage.download_bytes(&id("d/a")).await.unwrap(), TWELVE);
+}
+
+#[tokio::test]
+async fn a_claim_of_the_dead_is_taken_over_and_one_of_the_living_is_left() {
+    let (root, storage) = storage().await;
+    let ticket = storage.begin(&id("a"), 5, UploadOptions::default()).await.unwrap();
+    let path = whole(root.path(), &ticket);
+    for name in ["00001.claim", "00002.claim"] {
+        std::fs::write(path.with_file_name(name), "").unwrap();
+    }
+    let alive = std::fs::File::open(path.with_file_name("00002.claim")).unwrap();
+    alive.lock().unwrap();
+    let first = put(&storage, &ticket, 1, "abcde").await.unwrap();
+    let second = put(&storage, &ticket, 2, "fg").await.unwrap();
+    assert!(first.token.ends_with(".in-place"), "{}", first.token);
+    assert!(!second.token.ends_with(".in-place"), "{}", second.token);
+    drop(alive);
+    let receipt = storage.finish(&ticket, &[first, second], FinishOptions::default()).await.unwrap();
+    assert_eq!(receipt.verified, Verified::No, "put together from two files");
+    assert_eq!(storage.download_bytes(&id("a")).await.unwrap(), "abcdefg");
+}
+
+/// A finish that fails has cut nothing off: the next one may want more.
+#[tokio::test]
+async fn parts_that_a_failed_finish_did_not_want_are_there_for_the_next() {
+    let (_root, storage) = storage().await;
+    let (ticket, parts) = three_parts(&storage).await;
+    let wrong = FinishOptions::default().with_digest(Digest::of(b"other"));
+    assert_eq!(kind(storage.finish(&ticket, &parts[..2], wrong).await), ErrorKind::Integrity);
+    storage.finish(&ticket, &parts, FinishOptions::default()).await.unwrap();
+    assert_eq!(storage.download_bytes(&id("d/a")).await.unwrap(), TWELVE);
 }

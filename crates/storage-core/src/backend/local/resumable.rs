@@ -1,7 +1,8 @@
 //! Uploads in parts: a directory each, whose file names say what the parts are.
 //!
 //! `.storage/uploads/<upload>/ticket.json` and `<number>-<size>-<sha256>`, each staged, synced and renamed, so
-//! that a listing of the directory is the truth about the parts. Order of effects of a finish: parts
+//! that a listing of the directory is the truth about the parts. Where the size of the parts is known, their bytes
+//! are in one file from the beginning ([`in_place`]). Order of effects of a finish: that file read back, or parts
 //! concatenated into a temporary file, every byte hashed again -> published like any upload, with the upload's
 //! name among the attributes -> `ticket.json` removed -> parts and directory removed -> that synced. A crash after the
 //! publication is recovered by repeating the finish, which knows its own result by the upload's name; a crash
@@ -9,7 +10,7 @@
 //! next opening removes it.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::LocalStorage;
 use super::attributes::{Attributes, unwritable};
 use super::error::failed;
+use super::in_place::{self, Whole};
 use super::owner;
 use super::root::Root;
 use super::staged::{Intent, Publication, Staged, Temp, blocking};
@@ -137,23 +139,27 @@ impl LocalStorage {
         let (root, asked) = (Arc::clone(&self.root), ticket.clone());
         let wanted = parts.to_vec();
         let opened = blocking(OP, move || match open_parts(&root, &asked, &wanted) {
-            Ok(opened) => Ok((Some(opened), Staged::create(&root, OP)?)),
-            Err(error) if error.kind() == ErrorKind::NoSuchUpload => Ok((None, Staged::create(&root, OP)?)),
+            Ok(opened) => Ok(Some(opened)),
+            Err(error) if error.kind() == ErrorKind::NoSuchUpload => Ok(None),
             Err(error) => Err(error),
         })
         .await?;
-        let (Some((stored, files)), mut staged) = opened else {
-            return self.repeated(ticket, parts, finish, false).await?.ok_or_else(|| no_such_upload(OP));
+        let Some((stored, source)) = opened else {
+            let receipt =
+                self.repeated(ticket, parts, finish, false).await?.ok_or_else(|| no_such_upload(OP))?;
+            self.discard_finished(ticket).await;
+            return Ok(receipt);
         };
-        let mut digests = Vec::with_capacity(files.len());
-        for (part, file) in parts.iter().zip(files) {
-            let (next, digest) = concatenate(staged, file, part.number).await?;
-            if let Some(expected) = part.digest.filter(|&expected| expected != digest) {
-                return Err(Mismatch { expected, actual: digest }.into_error(OP));
+        let (staged, digests, verified) = match source {
+            Source::Whole(whole, digests) => {
+                let computed = finish.digest.filter(|_| finish.computed);
+                (whole.verified(&self.root, &ticket.upload, computed).await?, digests, Verified::ReadBack)
             }
-            staged = next;
-            digests.push(digest);
-        }
+            Source::Parts(files) => {
+                let (staged, digests) = put_together(&self.root, parts, files).await?;
+                (staged, digests, Verified::No)
+            }
+        };
         let sizes: Vec<u64> = parts.iter().map(|part| part.size).collect();
         let when = if finish.when == Precondition::None { stored.when() } else { finish.when.clone() };
         let publication = Publication {
@@ -170,19 +176,27 @@ impl LocalStorage {
         };
         let published = blocking(OP, move || staged.publish(publication)).await;
         let receipt = match published {
-            Ok(receipt) => receipt,
+            Ok(mut receipt) => {
+                receipt.verified = verified;
+                receipt
+            }
             // Its own result, of an earlier call that did not come to remove the parts.
             Err(error) if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::VersionMismatch) => {
                 self.repeated(ticket, parts, finish, true).await?.ok_or(error)?
             }
             Err(error) => return Err(error),
         };
+        self.discard_finished(ticket).await;
+        Ok(receipt)
+    }
+
+    /// The file is there; what cannot be removed is found by `stale` and by the janitor.
+    async fn discard_finished(&self, ticket: &UploadTicket) {
+        const OP: Op = Op::FinishUpload;
         let (root, upload) = (Arc::clone(&self.root), ticket.upload.clone());
-        // The file is there; what cannot be removed is found by `stale` and by the janitor.
         if let Err(error) = blocking(OP, move || discard(&root, &upload, OP)).await {
             tracing::warn!(upload = ticket.upload, %error, "the parts of a finished upload remain");
         }
-        Ok(receipt)
     }
 
     /// Looks whether what is stored is the result of this very upload (`strictly`), or equal to it.
@@ -250,7 +264,9 @@ fn begin(root: &Root, id: FileId, part_size: u64, options: &UploadOptions) -> Re
     };
     let json = serde_json::to_vec(&stored).map_err(|error| unwritable(OP, error))?;
     let (upload, directory) = make_directory(root, uploads, OP)?;
-    let written = Staging::write(root, &json, OP)
+    let whole = if part_size > 0 { in_place::begin(&directory, OP) } else { Ok(()) };
+    let written = whole
+        .and_then(|()| Staging::write(root, &json, OP))
         .and_then(|staging| staging.put(root, &directory, TICKET, OP))
         .and_then(|()| root.sync(uploads).map_err(|error| failed(OP, error)));
     if let Err(error) = written {
@@ -299,7 +315,10 @@ fn put_part(
         return Err(Error::new(ErrorKind::InvalidInput, OP)
             .with_message(format!("part {number} of {size} bytes is outside the limits")));
     }
-    let (directory, _) = open(root, ticket, OP)?;
+    let (directory, stored) = open(root, ticket, OP)?;
+    if let Some(receipt) = in_place::put(root, ticket, &directory, stored.part_size, number, bytes, digest)? {
+        return Ok(receipt);
+    }
     let actual = Digest::of(bytes);
     if actual != digest {
         return Err(Mismatch { expected: digest, actual }.into_error(OP));
@@ -307,20 +326,38 @@ fn put_part(
     let receipt = PartReceipt::new(number, size, Some(digest), part_name(number, size, digest));
     // Before the old part is touched: a disk without room for the new one keeps it.
     let staging = Staging::write(root, bytes, OP)?;
+    put_in_place_of_others(root, ticket, &directory, &receipt, |directory, name| {
+        staging.rename(directory, name)
+    })?;
+    Ok(receipt)
+}
+
+/// Gives a part its name by `rename`, and removes those of its number that were there.
+pub(super) fn put_in_place_of_others(
+    root: &Root,
+    ticket: &UploadTicket,
+    directory: &File,
+    receipt: &PartReceipt,
+    rename: impl FnOnce(&File, &str) -> Result<(), Errno>,
+) -> Result<()> {
+    const OP: Op = Op::PutPart;
     let _one_at_a_time = root.lock(&ticket.id);
     // First: of two parts with one number nobody could tell which is meant. A crash in between leaves none.
     let mut effect = Effect::None;
-    for part in parts(&directory, OP)?.iter().filter(|part| part.number == number && **part != receipt) {
-        unlinkat(&directory, &part.token, AtFlags::empty())
+    let others = parts(directory, OP)?;
+    for part in others.iter().filter(|part| part.number == receipt.number && *part != receipt) {
+        unlinkat(directory, &part.token, AtFlags::empty())
             .map_err(|errno| failed(OP, errno).with_effect(effect))?;
         effect = Effect::Unknown;
     }
-    staging.put(root, &directory, &receipt.token, OP).map_err(|error| match error.kind() {
+    let put = rename(directory, &receipt.token)
+        .map_err(|errno| failed(OP, errno))
+        .and_then(|()| root.sync(directory).map_err(|error| failed(OP, error).with_effect(Effect::Applied)));
+    put.map_err(|error| match error.kind() {
         ErrorKind::NotFound => no_such_upload(OP),
         _ if error.effect() == Effect::None => error.with_effect(effect),
         _ => error,
-    })?;
-    Ok(receipt)
+    })
 }
 
 /// A whole file that is to go into an upload's directory.
@@ -333,13 +370,17 @@ impl Staging {
         Ok(Self(temp))
     }
 
-    fn put(mut self, root: &Root, directory: &File, name: &str, op: Op) -> Result<()> {
-        self.0.rename(directory, name, false).map_err(|errno| failed(op, errno))?;
+    fn rename(mut self, directory: &File, name: &str) -> Result<(), Errno> {
+        self.0.rename(directory, name, false)
+    }
+
+    fn put(self, root: &Root, directory: &File, name: &str, op: Op) -> Result<()> {
+        self.rename(directory, name).map_err(|errno| failed(op, errno))?;
         root.sync(directory).map_err(|error| failed(op, error).with_effect(Effect::Applied))
     }
 }
 
-fn no_such_upload(op: Op) -> Error {
+pub(super) fn no_such_upload(op: Op) -> Error {
     Error::new(ErrorKind::NoSuchUpload, op)
 }
 
@@ -382,18 +423,18 @@ fn read_ticket(directory: &File, op: Op) -> Result<Option<Stored>> {
     })
 }
 
-fn part_name(number: PartNumber, size: u64, digest: Digest) -> String {
+pub(super) fn part_name(number: PartNumber, size: u64, digest: Digest) -> String {
     format!("{number:05}-{size}-{digest}")
 }
 
-fn parse_part(name: &str) -> Option<PartReceipt> {
-    let (number, rest) = name.split_once('-')?;
+pub(super) fn parse_part(name: &str) -> Option<PartReceipt> {
+    let (number, rest) = in_place::marked(name).unwrap_or(name).split_once('-')?;
     let (size, digest) = rest.split_once('-')?;
     let digest = digest.parse().ok()?;
     Some(PartReceipt::new(number.parse().ok()?, size.parse().ok()?, Some(digest), name))
 }
 
-fn names(directory: &File, op: Op) -> Result<Vec<String>> {
+pub(super) fn names(directory: &File, op: Op) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in Dir::read_from(directory).map_err(|errno| failed(op, errno))? {
         let entry = entry.map_err(|errno| failed(op, errno))?;
@@ -422,23 +463,29 @@ fn check_numbers(parts: &[PartReceipt]) -> Result<()> {
     }
 }
 
+/// Where a finish takes the bytes from.
+enum Source {
+    /// One file that has them all, and the digests of its parts.
+    Whole(Whole, Vec<Digest>),
+    /// To be put together.
+    Parts(Vec<PartFile>),
+}
+
 /// Opens what a finish needs. Parts that are gone are those of an upload that is gone.
-fn open_parts(root: &Root, ticket: &UploadTicket, wanted: &[PartReceipt]) -> Result<(Stored, Vec<PartFile>)> {
+fn open_parts(root: &Root, ticket: &UploadTicket, wanted: &[PartReceipt]) -> Result<(Stored, Source)> {
     const OP: Op = Op::FinishUpload;
     root.private(OP)?;
     let (directory, stored) = open(root, ticket, OP)?;
     let directory = Arc::new(directory);
     let held = parts(&directory, OP)?;
-    let files = wanted.iter().map(|part| {
+    let found = wanted.iter().map(|part| {
         let known = |held: &&PartReceipt| {
             held.number == part.number
                 && held.size == part.size
                 && part.digest.map_or(held.token == part.token, |digest| held.digest == Some(digest))
         };
         match held.iter().find(known) {
-            Some(held) => {
-                Ok(PartFile { directory: Arc::clone(&directory), name: held.token.clone(), size: held.size })
-            }
+            Some(held) => Ok(held.clone()),
             // Removed by the finish that is being repeated, or by an abandon.
             None if read_ticket(&directory, OP)?.is_none() => Err(no_such_upload(OP)),
             None => Err(Error::new(ErrorKind::InvalidInput, OP).with_message(format!(
@@ -447,29 +494,71 @@ fn open_parts(root: &Root, ticket: &UploadTicket, wanted: &[PartReceipt]) -> Res
             ))),
         }
     });
-    let files = files.collect::<Result<_>>()?;
-    Ok((stored, files))
+    let found = found.collect::<Result<Vec<_>>>()?;
+    let alone = stored.part_size > 0 && in_place::seal(&directory, OP)?;
+    if alone && let Some(whole) = Whole::of(&directory, stored.part_size, found.clone(), &held, OP)? {
+        let digests = found.iter().filter_map(|part| part.digest).collect();
+        return Ok((stored, Source::Whole(whole, digests)));
+    }
+    let file = |part: PartReceipt| PartFile {
+        directory: Arc::clone(&directory),
+        offset: in_place::marked(&part.token).map(|_| u64::from(part.number.get() - 1) * stored.part_size),
+        name: part.token,
+        size: part.size,
+    };
+    let files = found.into_iter().map(file).collect();
+    Ok((stored, Source::Parts(files)))
 }
 
 /// A part, opened when its turn comes: thousands of descriptors would be too many.
 struct PartFile {
     directory: Arc<File>,
     name: String,
+    /// Where it begins in the whole; nothing for one with a file of its own.
+    offset: Option<u64>,
     size: u64,
+}
+
+impl PartFile {
+    fn open(&self, op: Op) -> Result<File> {
+        let Some(offset) = self.offset else {
+            return open_in(&self.directory, &self.name).map_err(|errno| match errno {
+                Errno::NOENT => no_such_upload(op),
+                _ => failed(op, errno),
+            });
+        };
+        let mut whole = in_place::open_sealed(&self.directory, op)?;
+        whole.seek(SeekFrom::Start(offset)).map_err(|error| failed(op, error))?;
+        Ok(whole)
+    }
+}
+
+async fn put_together(
+    root: &Arc<Root>,
+    parts: &[PartReceipt],
+    files: Vec<PartFile>,
+) -> Result<(Staged, Vec<Digest>)> {
+    const OP: Op = Op::FinishUpload;
+    let root = Arc::clone(root);
+    let mut staged = blocking(OP, move || Staged::create(&root, OP)).await?;
+    let mut digests = Vec::with_capacity(files.len());
+    for (part, file) in parts.iter().zip(files) {
+        let (next, digest) = concatenate(staged, file, part.number).await?;
+        if let Some(expected) = part.digest.filter(|&expected| expected != digest) {
+            return Err(Mismatch { expected, actual: digest }.into_error(OP));
+        }
+        staged = next;
+        digests.push(digest);
+    }
+    Ok((staged, digests))
 }
 
 /// Adds a part to the whole; the digest is that of the bytes that were written.
 async fn concatenate(mut staged: Staged, part: PartFile, number: PartNumber) -> Result<(Staged, Digest)> {
     const OP: Op = Op::FinishUpload;
-    let mut file = blocking(OP, move || {
-        open_in(&part.directory, &part.name).map_err(|errno| match errno {
-            Errno::NOENT => no_such_upload(OP),
-            _ => failed(OP, errno),
-        })
-    })
-    .await?;
-    let mut hasher = Hasher::new();
     let mut left = part.size;
+    let mut file = blocking(OP, move || part.open(OP)).await?;
+    let mut hasher = Hasher::new();
     while left > 0 {
         (staged, file, hasher, left) = blocking(OP, move || {
             let mut buffer = vec![0; BUFFER.min(usize::try_from(left).unwrap_or(BUFFER))];
@@ -515,6 +604,7 @@ pub(super) fn discard(root: &Root, upload: &str, op: Op) -> Result<()> {
         Err(error) if error.kind() == ErrorKind::NoSuchUpload => {}
         Err(error) => return Err(error),
     }
+    root.seen.forget(upload);
     // Else a power cut would bring an upload back that nobody knows any more.
     root.sync(&root.private(op)?.uploads).map_err(|error| failed(op, error).with_effect(Effect::Applied))
 }

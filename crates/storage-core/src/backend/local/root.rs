@@ -18,6 +18,7 @@ use rustix::io::Errno;
 
 use super::config::{Durability, LocalConfig};
 use super::error::failed;
+use super::in_place::Seen;
 use super::syncer::Syncer;
 use crate::body::Identity;
 use crate::error::{Error, ErrorKind, Op, Result};
@@ -56,6 +57,8 @@ pub(super) struct Root {
     pub(super) max_segment: u32,
     pub(super) durability: Durability,
     syncer: Syncer,
+    /// Parts of uploads.
+    pub(super) seen: Seen,
     /// Nothing where the storage is read only.
     private: Option<Private>,
     /// Sidecars, where there are any and they can be read.
@@ -100,6 +103,7 @@ impl Root {
             max_segment: u32::try_from(limits.f_namemax).unwrap_or(255),
             durability: config.durability,
             syncer,
+            seen: Seen::default(),
             private,
             sidecars,
             unsynced: Mutex::default(),
@@ -236,6 +240,14 @@ impl Root {
     /// Syncs a file or directory of a durable storage.
     pub(super) fn sync(&self, file: &File) -> io::Result<()> {
         self.syncer.sync(file)
+    }
+
+    /// Syncs the bytes of a large file, which is worth a sync of its own, and what is needed to find them.
+    pub(super) fn sync_data(&self, file: &File) -> io::Result<()> {
+        match self.durability {
+            Durability::Durable => file.sync_data(),
+            Durability::Relaxed => Ok(()),
+        }
     }
 
     /// Makes everything that has been done above `id` survive a power cut, whoever has done it.

@@ -58,6 +58,11 @@ impl Staged {
         Ok(Self { root: Arc::clone(root), temp, hasher: Hasher::new(), known: None, size: 0 })
     }
 
+    /// Takes a file that has all its bytes, of this digest.
+    pub(super) fn of(root: &Arc<Root>, temp: Temp, digest: Digest, size: u64) -> Self {
+        Self { root: Arc::clone(root), temp, hasher: Hasher::new(), known: Some(digest), size }
+    }
+
     /// Adds the next bytes.
     pub(super) fn write(&mut self, bytes: &[u8], op: Op) -> Result<()> {
         (&self.temp.file).write_all(bytes).map_err(|error| failed(op, error))?;
@@ -217,11 +222,12 @@ fn place(
     Err(pruned_again(op))
 }
 
-/// A file in a directory of the storage's own; removed when dropped, unless it was renamed away.
+/// A file in a directory of the storage's own; removed when dropped, unless it was renamed away or is to be kept.
 #[derive(Debug)]
 pub(super) struct Temp {
     directory: File,
     name: Option<String>,
+    kept: bool,
     pub(super) file: File,
 }
 
@@ -235,9 +241,14 @@ impl Temp {
                 .map_err(|errno| failed(op, errno))?
                 .into();
             if owner::claim(&directory, &name, &file).map_err(|errno| failed(op, errno))? {
-                return Ok(Self { directory, name: Some(name), file });
+                return Ok(Self { directory, name: Some(name), kept: false, file });
             }
         }
+    }
+
+    /// Takes a file that stays where it is until it is renamed.
+    pub(super) fn kept(directory: File, name: &str, file: File) -> Self {
+        Self { directory, name: Some(name.to_owned()), kept: true, file }
     }
 
     /// Moves the file to its place: over what is there, or, with `new`, only where nothing is.
@@ -280,7 +291,7 @@ impl Temp {
 
 impl Drop for Temp {
     fn drop(&mut self) {
-        if let Some(name) = &self.name {
+        if let Some(name) = self.name.as_ref().filter(|_| !self.kept) {
             // One that cannot be removed is left to the janitor.
             let _ = unlinkat(&self.directory, name, AtFlags::empty());
         }

@@ -67,7 +67,8 @@ rclone is spared the comparison. Garage syncs nothing. *read/source* counts what
 cache too (Go reads sockets that way, so it says nothing of a download); *disk/source* is of one run more, with nothing in
 the page cache, and empty on a tmpfs. After each upload the server's own listing is compared with the set, and each
 restored tree with its source byte by byte: a run that is wrong has no figure. The migrator verifies every file and keeps
-a durable ledger; it syncs every file that it restores, which nobody else does. s5cmd verifies no download: its second
+a durable ledger; it syncs every file that it restores, which nobody else does, so that a second line has it restore into
+a storage whose durability is `relaxed`, verified all the same. s5cmd verifies no download: its second
 line adds the reading and hashing that the others do. aws gets a part of the small sets, once. Peak memory is never
 below the few MiB of the driver that starts the program.
 ";

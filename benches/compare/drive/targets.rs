@@ -120,14 +120,13 @@ fn lines(rows: &[Row], extra: Extra) -> Vec<Line> {
     all.push(least("U, unchanged: wall", "faster than rclone --size-only".to_owned(), value, 1.0));
     for set in ["S", "L"] {
         let back = |who| sink(Scenario::Restore, set, who);
-        for who in [Who::Rclone, Who::RcloneTuned, Who::S5cmdChecked] {
-            let value = over(back(who), back(Who::Migrator), Row::wall);
-            all.push(least(
-                &format!("{set}, restore: wall"),
-                format!("at least 2 x {}", who.label()),
-                value,
-                2.0,
-            ));
+        for (what, ours) in [("restore", Who::Migrator), ("restore without syncs", Who::MigratorRelaxed)] {
+            for who in [Who::Rclone, Who::RcloneTuned, Who::S5cmdChecked] {
+                let value = over(back(who), back(ours), Row::wall);
+                let (what, target) =
+                    (format!("{set}, {what}: wall"), format!("at least 2 x {}", who.label()));
+                all.push(least(&what, target, value, 2.0));
+            }
         }
     }
     for set in ["S", "S2"] {

@@ -1,6 +1,7 @@
 //! The programs that are compared, and their command lines.
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -41,6 +42,7 @@ impl Scenario {
 pub(crate) enum Who {
     Migrator,
     MigratorReadBack,
+    MigratorRelaxed,
     Bare,
     Stat,
     Read,
@@ -127,6 +129,7 @@ impl Who {
             ],
             Scenario::Restore => &[
                 Self::Migrator,
+                Self::MigratorRelaxed,
                 Self::S5cmd,
                 Self::S5cmdChecked,
                 Self::RcloneTuned,
@@ -144,6 +147,7 @@ impl Who {
         match self {
             Self::Migrator => "migrator",
             Self::MigratorReadBack => "migrator, reading back",
+            Self::MigratorRelaxed => "migrator, not syncing",
             Self::Bare => "floor: bare client",
             Self::Stat => "floor: walk + stat",
             Self::Read => "floor: read + SHA-256",
@@ -175,7 +179,7 @@ impl Who {
     }
 
     pub(crate) fn is_peer(self) -> bool {
-        !self.is_floor() && !matches!(self, Self::Migrator | Self::MigratorReadBack)
+        !self.is_floor() && !matches!(self, Self::Migrator | Self::MigratorReadBack | Self::MigratorRelaxed)
     }
 }
 
@@ -242,7 +246,7 @@ impl Kit {
         command.envs(job.endpoint.env()).envs(job.endpoint.rclone_env());
         let bucket = format!("s3://{}", job.endpoint.bucket);
         match who {
-            Who::Migrator | Who::MigratorReadBack => {
+            Who::Migrator | Who::MigratorReadBack | Who::MigratorRelaxed => {
                 self.migrator_line(&mut command, who, scenario, job, &bucket)
             }
             Who::Stat => drop(command.arg("walk-stat").arg(job.source)),
@@ -280,7 +284,7 @@ impl Kit {
 
     fn program(&self, who: Who) -> Option<&Path> {
         match who {
-            Who::Migrator | Who::MigratorReadBack => Some(&self.migrator),
+            Who::Migrator | Who::MigratorReadBack | Who::MigratorRelaxed => Some(&self.migrator),
             Who::Stat | Who::Read | Who::ReadTwice | Who::Bare => Some(&self.own),
             Who::S5cmd | Who::S5cmdChecked => self.s5cmd.as_deref(),
             Who::Rclone | Who::RcloneTuned | Who::RcloneSize | Who::RcloneDownload => self.rclone.as_deref(),
@@ -299,6 +303,18 @@ impl Kit {
     ) {
         match scenario {
             Scenario::Upload | Scenario::Unchanged => command.arg("copy").arg(job.source).arg(bucket),
+            Scenario::Restore if who == Who::MigratorRelaxed => {
+                let config = job.ledger.with_extension("toml");
+                let text = format!(
+                    "[storage.copies]\nkind = \"local\"\npath = {:?}\ndurability = \"relaxed\"\n",
+                    job.restored
+                );
+                // Nothing is written to show the line; and a run without its file fails, and says so.
+                if config.is_absolute() {
+                    let _ = fs::write(&config, text);
+                }
+                command.arg("copy").arg(bucket).arg("copies").arg("--config").arg(config)
+            }
             Scenario::Restore => command.arg("copy").arg(bucket).arg(job.restored),
             Scenario::Verify => command.arg("verify").arg(job.source).arg(bucket),
         };
@@ -436,7 +452,7 @@ mod tests {
         for scenario in Scenario::ALL {
             for who in Who::lineup(scenario) {
                 let line = kit.shown(*who, scenario).unwrap();
-                assert!(line.contains("DIR") || line.contains("COPIES"), "{line}");
+                assert!(line.contains("DIR") || line.to_uppercase().contains("COPIES"), "{line}");
                 assert_eq!(line.contains("BUCKET"), !who.is_local(), "{line}");
             }
         }

@@ -52,25 +52,26 @@ pub(super) struct Seen(Mutex<HashMap<String, Upload>>);
 #[derive(Debug, Default)]
 struct Upload {
     parts: HashSet<PartNumber>,
-    /// Change time of the whole after the last of them: what changes it later is nobody's part.
-    changed: (i64, i64),
+    /// Modification time of the whole after the last of them: what changes it later is nobody's part. Not the change
+    /// time, which a renaming moves.
+    modified: (i64, i64),
 }
 
 impl Seen {
-    fn note(&self, upload: &str, number: PartNumber, changed: (i64, i64)) {
+    fn note(&self, upload: &str, number: PartNumber, modified: (i64, i64)) {
         let mut uploads = lock(&self.0);
         if uploads.len() >= REMEMBERED && !uploads.contains_key(upload) {
             uploads.clear();
         }
         let seen = uploads.entry(upload.to_owned()).or_default();
         seen.parts.insert(number);
-        seen.changed = seen.changed.max(changed);
+        seen.modified = seen.modified.max(modified);
     }
 
-    fn covers(&self, upload: &str, parts: u32, changed: (i64, i64)) -> bool {
+    fn covers(&self, upload: &str, parts: u32, modified: (i64, i64)) -> bool {
         let uploads = lock(&self.0);
         uploads.get(upload).is_some_and(|seen| {
-            changed <= seen.changed
+            modified <= seen.modified
                 && (1..=parts).filter_map(PartNumber::new).all(|number| seen.parts.contains(&number))
         })
     }
@@ -125,13 +126,13 @@ pub(super) fn put(
     if actual != digest {
         return Err(Mismatch { expected: digest, actual }.into_error(OP));
     }
-    let changed = change_time(&whole, OP)?;
+    let modified = modified(&whole, OP)?;
     let token = format!("{}{MARK}", part_name(number, size, digest));
     let receipt = PartReceipt::new(number, size, Some(digest), token);
     put_in_place_of_others(root, ticket, directory, &receipt, |directory, name| {
         claim.turn_into(directory, name)
     })?;
-    root.seen.note(&ticket.upload, number, changed);
+    root.seen.note(&ticket.upload, number, modified);
     Ok(Some(receipt))
 }
 
@@ -206,9 +207,9 @@ fn open(directory: &File, name: &str, op: Op) -> Result<Option<File>> {
     }
 }
 
-fn change_time(file: &File, op: Op) -> Result<(i64, i64)> {
+fn modified(file: &File, op: Op) -> Result<(i64, i64)> {
     let stat = fstat(file).map_err(|errno| failed(op, errno))?;
-    Ok((stat.st_ctime as i64, stat.st_ctime_nsec as i64))
+    Ok((stat.st_mtime as i64, stat.st_mtime_nsec as i64))
 }
 
 /// Reads a range of a file, piece by piece.
@@ -268,10 +269,10 @@ impl Whole {
         computed: Option<Digest>,
     ) -> Result<Staged> {
         const OP: Op = Op::FinishUpload;
-        let changed = change_time(&self.file, OP)?;
+        let modified = modified(&self.file, OP)?;
         let count = u32::try_from(self.parts.len()).unwrap_or(u32::MAX);
         let size = self.size();
-        let seen = root.seen.covers(upload, count, changed);
+        let seen = root.seen.covers(upload, count, modified);
         let (whole, digest) = match computed.filter(|_| seen) {
             Some(digest) => (self, digest),
             None => self.read_back().await?,

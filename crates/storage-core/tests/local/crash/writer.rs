@@ -47,7 +47,8 @@ impl Orders {
             root: root.to_owned(),
             seed,
             first,
-            workers: random.random_range(1..=4),
+            // Enough at times for syncs of the whole file system, which serve many at once.
+            workers: if random.random_bool(0.5) { random.random_range(1..=4) } else { 16 },
             pause: [0, 500, 5_000][random.random_range(0..3)],
             durability: Durability::Durable,
             stored: model.stored(),

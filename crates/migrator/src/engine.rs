@@ -67,8 +67,10 @@ impl Job {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct CopyOptions {
-    /// Requests and part buffers at a time, 1 to 256; default 8. Memory is about this times the part size.
+    /// Requests at a time, 1 to 256; default 8.
     pub concurrency: NonZeroU32,
+    /// Part buffers at a time, at most as many; default: as many. Memory is about this times the part size.
+    pub part_buffers: Option<NonZeroU32>,
     /// Bytes per part, and the greatest file that is sent in one request; default 16 MiB: large enough that a
     /// request's overhead is noise, small enough that little is sent again.
     pub part_size: NonZeroU64,
@@ -81,6 +83,22 @@ pub struct CopyOptions {
     pub allow_empty_source: bool,
 }
 
+impl CopyOptions {
+    /// Returns the defaults for a target that is a directory: 32 small files at a time, as one sync of its file system
+    /// serves all that wait for one, and memory as for other targets.
+    pub fn into_a_directory() -> Self {
+        let options = Self::default();
+        let many = options.concurrency.saturating_mul(const { NonZeroU32::MIN.saturating_add(3) });
+        Self { part_buffers: Some(options.concurrency), concurrency: many, ..options }
+    }
+
+    /// Sets the requests, and with them the part buffers, at a time.
+    #[must_use]
+    pub fn with_concurrency(self, concurrency: NonZeroU32) -> Self {
+        Self { concurrency, part_buffers: None, ..self }
+    }
+}
+
 impl Default for CopyOptions {
     fn default() -> Self {
         const fn or_one(number: Option<NonZeroU32>) -> NonZeroU32 {
@@ -91,6 +109,7 @@ impl Default for CopyOptions {
         }
         Self {
             concurrency: const { or_one(NonZeroU32::new(8)) },
+            part_buffers: None,
             part_size: const { NonZeroU64::MIN.saturating_add((16 << 20) - 1) },
             bandwidth: None,
             attempts: const { or_one(NonZeroU32::new(3)) },

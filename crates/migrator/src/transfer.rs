@@ -115,6 +115,8 @@ pub struct Mover {
     /// for a second while holding one.
     slots: Arc<Semaphore>,
     slot_count: u32,
+    /// Bytes that one slot stands for: a large part takes several.
+    slot_bytes: u64,
     buffers: Pool,
     throttle: Option<Arc<Throttle>>,
     lanes: Lanes,
@@ -125,8 +127,10 @@ pub struct Mover {
 /// How [`Mover`] works.
 #[derive(Clone, Debug)]
 pub struct MoverOptions {
-    /// Requests and part buffers at a time.
+    /// Requests at a time.
     pub concurrency: NonZeroU32,
+    /// Part buffers at a time, at most as many: a request for less needs a smaller one.
+    pub part_buffers: NonZeroU32,
     /// Wanted bytes per part, and the greatest file that is sent in one request.
     pub part_size: NonZeroU64,
     /// What the source is read with; nothing: no limit.
@@ -146,15 +150,18 @@ impl Mover {
         stop: CancellationToken,
     ) -> Self {
         let slots = options.concurrency.get();
+        let bytes = |number| usize::try_from(number).unwrap_or(usize::MAX);
         Self {
             source,
             target,
             part_size: options.part_size.get(),
             slots: Arc::new(Semaphore::new(slots as usize)),
             slot_count: slots,
+            slot_bytes: slot_bytes(&options),
             buffers: Pool::new(
-                slots as usize,
-                usize::try_from(options.part_size.get()).unwrap_or(usize::MAX),
+                options.part_buffers.get() as usize,
+                bytes(options.part_size.get()),
+                bytes(slot_bytes(&options)),
             ),
             throttle: options.throttle,
             lanes: options.lanes,
@@ -197,7 +204,7 @@ impl Mover {
 
     /// A file that fits one buffer: read, hashed, sent in one request.
     async fn at_once(&self, file: &FileMetadata) -> Result<Arrived, TransferError> {
-        let _slot = self.slot().await?;
+        let _slot = self.slots_for(file.size).await?;
         let mut reader = self.open(file).await?;
         // The size was looked at, not held: a file that grows is an error of its stream, not of this buffer.
         let mut buffer = self.buffers.take(usize::try_from(file.size).unwrap_or(0));
@@ -435,7 +442,7 @@ impl Mover {
     /// Waits for as many slots as `bytes` take: the parts of a file of terabytes are larger than was asked for,
     /// and memory is not. One part may always be in work, whatever its size.
     async fn slots_for(&self, bytes: u64) -> Result<OwnedSemaphorePermit, TransferError> {
-        let wanted = u32::try_from(bytes.div_ceil(self.part_size)).unwrap_or(u32::MAX);
+        let wanted = u32::try_from(bytes.div_ceil(self.slot_bytes)).unwrap_or(u32::MAX);
         let slots = Arc::clone(&self.slots).acquire_many_owned(wanted.clamp(1, self.slot_count));
         tokio::select! {
             biased;
@@ -459,6 +466,13 @@ impl Mover {
             stop: self.stop.clone(),
         })
     }
+}
+
+/// Returns the bytes of a slot with which all slots together are the memory of the part buffers.
+fn slot_bytes(options: &MoverOptions) -> u64 {
+    let buffers = options.part_buffers.min(options.concurrency);
+    let memory = options.part_size.get().saturating_mul(buffers.get().into());
+    (memory / u64::from(options.concurrency.get())).max(1)
 }
 
 fn of_version(file: &FileMetadata) -> DownloadOptions {

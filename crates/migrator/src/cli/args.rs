@@ -222,9 +222,10 @@ pub struct Which {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "How fast")]
 pub struct Pace {
-    /// Requests at a time, 1 to 256 [default: 8]
+    /// Requests at a time, 1 to 256 [default: 8; 32 into a directory]
     ///
-    /// Memory is about this times the part size.
+    /// Memory is about this times the part size. By default it is that of 8 parts into a directory as well: there
+    /// the 32 are small files, which wait together for one sync of the disk.
     #[arg(long, value_name = "N", value_parser = concurrency)]
     pub concurrency: Option<NonZeroU32>,
     /// Bytes per second at most, as in 10MiB/s [default: no limit]

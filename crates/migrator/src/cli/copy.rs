@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::args;
 use crate::cli::context::{Context, filter};
+use crate::cli::place::Place;
 use crate::cli::run::{conclude, latest, prepare_report};
 use crate::cli::watch::{Style, Watch, progress};
 use crate::engine::{self, CopyOptions, Job};
@@ -31,8 +32,13 @@ pub(super) async fn run(
     let source = context.open(&migration.source, Side::Source, Access::ReadOnly).await?;
     let target = context.open(&migration.target, Side::Target, Access::ReadWrite).await?;
 
-    let mut options = CopyOptions::default();
-    options.concurrency = settings.concurrency.unwrap_or(options.concurrency);
+    let mut options = match &migration.target {
+        Place::Directory { .. } => CopyOptions::into_a_directory(),
+        _ => CopyOptions::default(),
+    };
+    if let Some(concurrency) = settings.concurrency {
+        options = options.with_concurrency(concurrency);
+    }
     options.part_size = args.part_size.or(settings.part_size).unwrap_or(options.part_size);
     options.bandwidth = settings.bandwidth;
     options.allow_empty_source = args.allow_empty_source;

@@ -93,6 +93,7 @@ pub async fn copy(job: &Job, options: &CopyOptions) -> Result<Ended, EngineError
             Arc::clone(&job.target),
             MoverOptions {
                 concurrency: options.concurrency,
+                part_buffers: options.part_buffers.unwrap_or(options.concurrency),
                 part_size: options.part_size,
                 throttle: throttle.clone(),
                 lanes: lanes.clone(),

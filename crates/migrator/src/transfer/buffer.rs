@@ -13,24 +13,26 @@ struct Shelf {
     buffers: Mutex<Vec<Vec<u8>>>,
     keep: usize,
     largest: usize,
+    slot: usize,
 }
 
 impl Pool {
-    /// Makes an empty pool that keeps at most `keep` buffers, none of more than `largest` bytes.
-    pub(super) fn new(keep: usize, largest: usize) -> Self {
-        Self(Arc::new(Shelf { buffers: Mutex::new(Vec::new()), keep, largest }))
+    /// Makes an empty pool that keeps at most `keep` buffers, none of more than `largest` bytes. Whoever takes one
+    /// has as many slots of `slot` bytes as he asks for, and gets no buffer that would be worth more.
+    pub(super) fn new(keep: usize, largest: usize, slot: usize) -> Self {
+        Self(Arc::new(Shelf { buffers: Mutex::new(Vec::new()), keep, largest, slot: slot.max(1) }))
     }
 
     /// Returns an empty buffer with room for `capacity` bytes.
     pub(super) fn take(&self, capacity: usize) -> Buffer {
         let mut shelf = self.0.buffers.lock().unwrap_or_else(PoisonError::into_inner);
         // A large buffer serves a small file; the reverse would grow it by copying.
-        let fitting = shelf.iter().position(|buffer| buffer.capacity() >= capacity);
-        let data = fitting.map(|index| shelf.swap_remove(index)).or_else(|| {
-            // None fits: one makes room for the new one, so that the pool never holds more than `keep`.
-            if shelf.len() >= self.0.keep {
-                shelf.pop();
-            }
+        let slots = |bytes: usize| bytes.div_ceil(self.0.slot).max(1);
+        let fits =
+            |buffer: &Vec<u8>| buffer.capacity() >= capacity && slots(buffer.capacity()) <= slots(capacity);
+        let data = shelf.iter().position(fits).map(|index| shelf.swap_remove(index)).or_else(|| {
+            // One makes room for the new one: what is kept and what is in use are the same memory.
+            shelf.pop();
             None
         });
         drop(shelf);
@@ -91,7 +93,7 @@ mod tests {
 
     #[test]
     fn a_buffer_comes_back_empty_when_its_last_reader_is_gone() {
-        let pool = Pool::new(1, 100);
+        let pool = Pool::new(1, 100, 100);
         let mut buffer = pool.take(100);
         buffer.extend(b"secret of another file");
         let place = buffer.as_ref().as_ptr();
@@ -107,9 +109,19 @@ mod tests {
 
     #[test]
     fn no_more_buffers_are_kept_than_asked() {
-        let pool = Pool::new(2, 10);
+        let pool = Pool::new(2, 10, 10);
         let taken: Vec<_> = (0..5).map(|_| pool.take(10)).collect();
         drop(taken);
         assert_eq!(pool.0.buffers.lock().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_small_file_does_not_get_the_buffer_of_a_large_part() {
+        let pool = Pool::new(2, 100, 25);
+        let (part, small) = (pool.take(100), pool.take(20));
+        drop((part, small));
+        assert_eq!(pool.take(25).data.capacity(), 25);
+        let kept = || pool.0.buffers.lock().unwrap().iter().map(Vec::capacity).sum::<usize>();
+        assert!(kept() <= 100 + 25, "{}", kept());
     }
 }

@@ -7,8 +7,12 @@ use std::process::{Command, Output};
 
 use storage_core::backend::local::{LocalConfig, LocalStorage};
 use storage_core::body::Body;
-use storage_core::error::ErrorKind;
-use storage_core::storage::{Access, FileStorage, FileStorageExt, Precondition, UploadOptions};
+use storage_core::checksum::Digest;
+use storage_core::error::{Effect, ErrorKind};
+use storage_core::storage::{
+    Access, FileStorage, FileStorageExt, FinishOptions, Precondition, ResumableUpload, UploadOptions,
+};
+use test_rig::Strace;
 
 use super::attributes::{attributes_travel, odd_options};
 use super::*;
@@ -106,6 +110,46 @@ async fn child() {
         "relaxed" => {
             open(&root).await.upload_bytes(&id("new/deep/file"), bytes("x")).await.unwrap();
         }
+        "parts" => {
+            let storage = LocalStorage::open(LocalConfig::new(&root)).await.unwrap();
+            let ticket = storage.begin(&id("in/parts"), 5, UploadOptions::default()).await.unwrap();
+            let number = std::num::NonZeroU32::MIN;
+            let part = storage.put_part(&ticket, number, bytes("abc"), Digest::of(b"abc")).await.unwrap();
+            storage.finish(&ticket, &[part], FinishOptions::default()).await.unwrap();
+        }
+        // One group of writers loses its sync: told to each of them, and never again to anybody else.
+        "group" => {
+            let storage = LocalStorage::open(LocalConfig::new(&root)).await.unwrap();
+            let (mut failed, mut stored) = (0, 0);
+            for round in 0..4 {
+                let uploads = (0..24).map(|number| {
+                    let storage = storage.clone();
+                    async move {
+                        let name = format!("{round}/{number}");
+                        (storage.upload_bytes(&id(&name), bytes(&name)).await, name)
+                    }
+                });
+                for (uploaded, name) in futures::future::join_all(uploads).await {
+                    match uploaded {
+                        Ok(_) => {
+                            assert_eq!(storage.download_bytes(&id(&name)).await.unwrap(), name);
+                            stored += 1;
+                        }
+                        Err(error) => {
+                            assert_eq!(error.kind(), ErrorKind::Other, "{error}");
+                            let there = storage.download_bytes(&id(&name)).await;
+                            match error.effect() {
+                                Effect::None => assert_eq!(kind(there), ErrorKind::NotFound, "{name}"),
+                                _ => assert_eq!(there.unwrap(), name),
+                            }
+                            failed += 1;
+                        }
+                    }
+                }
+            }
+            assert!(failed > 0 && stored >= 72, "{failed} failed, {stored} stored");
+            assert_eq!(own(&root, "tmp"), Vec::<String>::new());
+        }
         other => panic!("no child {other}"),
     }
 }
@@ -195,7 +239,7 @@ fn trace(name: &str) -> Option<Vec<String>> {
         skip("strace is not installed");
         return None;
     }
-    let calls = "trace=fsync,fdatasync,renameat,renameat2,linkat,mkdirat,fsetxattr";
+    let calls = "trace=pwrite64,fsync,fdatasync,renameat,renameat2,linkat,mkdirat,fsetxattr";
     let mut command = Command::new("strace");
     command.args(["-f", "-y", "-qq", "-e", calls, "-o"]).arg(&log).arg(std::env::current_exe().unwrap());
     run_child(command, name, &root);
@@ -224,6 +268,37 @@ fn a_file_is_acknowledged_only_after_it_its_entry_and_its_directories_were_synce
     for (made, synced) in [(outer, at(&["fsync", "<ROOT>)"])), (inner, at(&["fsync", "<ROOT/new>"]))] {
         assert!(made < synced, "{calls:#?}");
     }
+}
+
+/// The bytes of a part are on the disk before anything says that it is there.
+#[test]
+fn a_part_is_acknowledged_only_after_it_and_its_entry_were_synced() {
+    let Some(calls) = trace("parts") else { return };
+    let at = |what: &[&str]| {
+        calls
+            .iter()
+            .rposition(|call| what.iter().all(|what| call.contains(what)))
+            .unwrap_or_else(|| panic!("no {what:?} in {calls:#?}"))
+    };
+    let written = at(&["pwrite64", "/whole>"]);
+    let synced = at(&["fdatasync", "/whole>"]);
+    let named = at(&["rename", ".claim\"", ".in-place\""]);
+    let published = at(&["rename", "\"whole.done\"", "\"parts\""]);
+    let entries: Vec<_> = (named..published).filter(|index| calls[*index].contains(" fsync(")).collect();
+    assert!(written < synced && synced < named && named < published, "{calls:#?}");
+    assert!(entries.iter().any(|index| !calls[*index].contains("/whole")), "{calls:#?}");
+}
+
+#[test]
+fn a_sync_of_many_that_fails_is_told_to_each_of_them_and_is_the_last() {
+    let root = TempDir::new().unwrap();
+    let me = std::env::current_exe().unwrap();
+    let log = TempDir::new().unwrap();
+    let traced = log.path().join("log");
+    let Some(strace) = Strace::new(&traced) else { return };
+    run_child(strace.trace(&["syncfs"]).fail_at("syncfs", "EIO", "1+").command(me), "group", root.path());
+    let log = std::fs::read_to_string(traced).unwrap();
+    assert_eq!(log.matches("syncfs(").count(), 1, "{log}");
 }
 
 #[test]

@@ -33,7 +33,9 @@ const EIO: Fault = Fault {
     calls: &[
         "openat",
         "write",
+        "pwrite64",
         "fsync",
+        "fdatasync",
         "renameat",
         "renameat2",
         "linkat",
@@ -50,7 +52,18 @@ const EIO: Fault = Fault {
 const ENOSPC: Fault = Fault {
     errno: "ENOSPC",
     kind: "storage_full",
-    calls: &["openat", "write", "fsync", "renameat", "renameat2", "linkat", "mkdirat", "fsetxattr"],
+    calls: &[
+        "openat",
+        "write",
+        "pwrite64",
+        "fsync",
+        "fdatasync",
+        "renameat",
+        "renameat2",
+        "linkat",
+        "mkdirat",
+        "fsetxattr",
+    ],
 };
 
 /// What was told of faults, by call.
@@ -76,7 +89,7 @@ async fn sweep(what: &str, fault: &Fault, prepare: impl Fn(Strace) -> Strace) {
     for (call, (tried, told)) in tally {
         match call.split_once(' ').unwrap() {
             // Of bytes, names and directories nothing is passed over.
-            ("write" | "renameat" | "renameat2" | "mkdirat" | "fchmod", _) => {
+            ("write" | "pwrite64" | "fdatasync" | "renameat" | "renameat2" | "mkdirat" | "fchmod", _) => {
                 assert_eq!(tried, told, "{call}")
             }
             // The last one of a finish, which only makes sure that its parts do not come back.

@@ -474,6 +474,7 @@ impl Inner {
                 }
             }
         })
+        .fuse()
         .boxed()
     }
 

@@ -343,6 +343,6 @@ mod heavy {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_garage_killed_and_restarted_in_the_middle_ends_with_every_file() {
         let Some(garage) = OfGarage::new() else { return };
-        killed_and_restarted_in_the_middle(&garage, 1_000).await;
+        killed_and_restarted_in_the_middle(&garage, 500).await;
     }
 }

@@ -105,6 +105,7 @@ fn merge(left: Listing, right: Listing) -> Listing {
         let item = first.next().await?;
         Some((item, (left, right)))
     })
+    .fuse()
     .boxed()
 }
 

@@ -228,6 +228,25 @@ pub async fn collect(mut stream: ByteStream) -> Result<Bytes> {
     Ok(all.freeze())
 }
 
+/// Holds each piece back until the next one came or the body ended well.
+///
+/// For whoever announces the length before the bytes, as HTTP does. That the bytes are not those that were stored
+/// shows at their end, and behind the announced length an error would reach nobody: this way the last piece is missing,
+/// and the client sees a body that broke off.
+pub fn held_back(body: ByteStream) -> ByteStream {
+    stream::try_unfold((body.fuse(), None), |(mut body, mut held)| async move {
+        loop {
+            let next = body.try_next().await?;
+            let ended = next.is_none();
+            match std::mem::replace(&mut held, next) {
+                None if !ended => {}
+                piece => return Ok(piece.map(|piece| (piece, (body, held)))),
+            }
+        }
+    })
+    .boxed()
+}
+
 struct Memory(Bytes);
 
 impl fmt::Debug for Memory {
@@ -427,6 +446,21 @@ mod tests {
     use std::io::Write as _;
 
     use super::*;
+
+    #[tokio::test]
+    async fn the_last_piece_waits_for_a_clean_end() {
+        let pieces = |end: Option<Error>| {
+            let pieces = ["a", "b", "c"].map(|piece| Ok(Bytes::from_static(piece.as_bytes())));
+            held_back(stream::iter(pieces.into_iter().chain(end.map(Err))).boxed())
+        };
+        assert_eq!(collect(pieces(None)).await.unwrap(), "abc");
+        let mut broken = pieces(Some(Error::new(ErrorKind::Integrity, Op::Download)));
+        assert_eq!(broken.try_next().await.unwrap().unwrap(), "a");
+        assert_eq!(broken.try_next().await.unwrap().unwrap(), "b");
+        assert_eq!(broken.try_next().await.unwrap_err().kind(), ErrorKind::Integrity);
+        assert!(broken.next().await.is_none());
+        assert_eq!(collect(held_back(stream::empty().boxed())).await.unwrap(), "");
+    }
 
     #[tokio::test]
     async fn a_spooled_stream_can_be_read_again_from_memory_and_from_file() {

@@ -18,13 +18,16 @@ const READY: Duration = Duration::from_secs(60);
 const REGION: &str = "garage";
 const BUCKET: &str = "rig";
 
+/// Name of the file with the settings.
+const CONFIG: &str = "garage.toml";
+
 /// One node with one key, which may make buckets, and one bucket. Stopped when dropped.
 #[derive(Debug)]
 pub struct Garage {
     endpoint: S3Endpoint,
     // Before the directory: the server ends first.
     server: Server,
-    _scratch: Scratch,
+    scratch: Scratch,
 }
 
 impl Garage {
@@ -37,8 +40,6 @@ impl Garage {
     }
 
     fn start_on([s3, rpc, admin]: [u16; 3]) -> Result<Self> {
-        let program = tools::find("garage")
-            .with_context(|| format!("garage {} is not installed: tests/run does", tools::GARAGE_VERSION))?;
         let scratch = Scratch::new("garage")?;
         let access_key = format!("GK{}", hex::encode(rand::random::<[u8; 12]>()));
         let secret_key = hex::encode(rand::random::<[u8; 32]>());
@@ -46,19 +47,7 @@ impl Garage {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, admin)),
             token: hex::encode(rand::random::<[u8; 32]>()),
         };
-        let config = scratch.join("garage.toml");
-        fs::write(&config, configuration(&scratch, s3, rpc, &admin))?;
-
-        // Credentials go through the environment: a process list shows arguments.
-        let mut command = process::command(&program, DeathSignal::Kill);
-        command.arg("-c").arg(&config).args(["server", "--single-node", "--default-bucket"]);
-        command
-            .env("GARAGE_DEFAULT_ACCESS_KEY", &access_key)
-            .env("GARAGE_DEFAULT_SECRET_KEY", &secret_key)
-            .env("GARAGE_DEFAULT_BUCKET", BUCKET)
-            .env("RUST_LOG", "garage=info");
-        let mut server = Server::start("garage", command, scratch.join("garage.log"))?;
-        server.wait_until(READY, || http::answers_ok(admin.address, "/health"))?;
+        fs::write(scratch.join(CONFIG), configuration(&scratch, s3, rpc, &admin))?;
 
         let endpoint = S3Endpoint {
             endpoint: format!("http://{}", SocketAddr::from((Ipv4Addr::LOCALHOST, s3))),
@@ -69,7 +58,8 @@ impl Garage {
             kind: ServerKind::Garage,
             admin: Some(admin),
         };
-        Ok(Self { endpoint, server, _scratch: scratch })
+        let server = launch(&scratch, &endpoint)?;
+        Ok(Self { endpoint, server, scratch })
     }
 
     /// Returns where it is.
@@ -85,10 +75,37 @@ impl Garage {
         self.endpoint.create_bucket(name)
     }
 
+    /// Starts it again after it was [killed](Server::kill): at the same place, with the same data.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn restart(&mut self) -> Result<()> {
+        self.server = launch(&self.scratch, &self.endpoint)?;
+        Ok(())
+    }
+
     /// Returns the process, for tests that kill the server or read its log.
     pub fn server(&mut self) -> &mut Server {
         &mut self.server
     }
+}
+
+fn launch(scratch: &Scratch, endpoint: &S3Endpoint) -> Result<Server> {
+    let program = tools::find("garage")
+        .with_context(|| format!("garage {} is not installed: tests/run does", tools::GARAGE_VERSION))?;
+    // Credentials go through the environment: a process list shows arguments.
+    let mut command = process::command(&program, DeathSignal::Kill);
+    command.arg("-c").arg(scratch.join(CONFIG)).args(["server", "--single-node", "--default-bucket"]);
+    command
+        .env("GARAGE_DEFAULT_ACCESS_KEY", &endpoint.access_key)
+        .env("GARAGE_DEFAULT_SECRET_KEY", &endpoint.secret_key)
+        .env("GARAGE_DEFAULT_BUCKET", &endpoint.bucket)
+        .env("RUST_LOG", "garage=info");
+    let mut server = Server::start("garage", command, scratch.join("garage.log"))?;
+    if let Some(admin) = &endpoint.admin {
+        server.wait_until(READY, || http::answers_ok(admin.address, "/health"))?;
+    }
+    Ok(server)
 }
 
 /// SQLite because with LMDB a key over 479 bytes is answered with a 503 that looks worth a retry. Nothing is

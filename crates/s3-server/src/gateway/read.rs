@@ -2,14 +2,13 @@
 
 use std::ops::Range as Offsets;
 
-use bytes::Bytes;
 use futures::stream::{self, StreamExt as _};
 use http_body_util::StreamBody;
 use hyper::body::Frame;
 use hyper::{HeaderMap, header};
 use s3s::dto::*;
 use s3s::{Body, S3Error, S3ErrorCode, S3Response, S3Result, StdError};
-use storage_core::body::{ByteStream, collect};
+use storage_core::body::{ByteStream, collect, held_back};
 use storage_core::error::ErrorKind;
 use storage_core::id::FileId;
 use storage_core::metadata::FileMetadata;
@@ -127,10 +126,7 @@ impl Gateway {
             e_tag: Some(etag::of(&file)),
             last_modified: file.modified.map(Into::into),
             parts_count,
-            body: Some(
-                Body::http_body_unsync(StreamBody::new(to_the_end(body).map(|piece| piece.map(Frame::data))))
-                    .into(),
-            ),
+            body: Some(to_the_end(body).into()),
             ..Default::default()
         };
         if !partial && wants_checksum(input.checksum_mode.as_ref()) {
@@ -278,28 +274,16 @@ async fn look_ahead(body: ByteStream, length: u64) -> S3Result<ByteStream> {
     Ok(stream::once(async { Ok(bytes) }).boxed())
 }
 
-/// Holds each piece back until the next one, or the clean end, is there: a file whose bytes turn out wrong at its
-/// end must not look whole to a client that counts bytes.
-fn to_the_end(body: ByteStream) -> stream::BoxStream<'static, Result<Bytes, StdError>> {
-    stream::unfold((Some(body), None), |(body, held)| async move {
-        let mut body = body?;
-        let mut held: Option<Bytes> = held;
-        loop {
-            match body.next().await {
-                Some(Ok(piece)) => {
-                    if let Some(ready) = held.replace(piece) {
-                        return Some((Ok(ready), (Some(body), held)));
-                    }
-                }
-                Some(Err(error)) => {
-                    tracing::warn!(%error, "a download was cut off");
-                    return Some((Err(StdError::from(error)), (None, None)));
-                }
-                None => return held.map(|last| (Ok(last), (None, None))),
-            }
+/// A body for the connection, which is broken off where the bytes turn out wrong.
+fn to_the_end(body: ByteStream) -> Body {
+    let pieces = held_back(body).map(|piece| match piece {
+        Ok(piece) => Ok(Frame::data(piece)),
+        Err(error) => {
+            tracing::warn!(%error, "a download was cut off");
+            Err(StdError::from(error))
         }
-    })
-    .boxed()
+    });
+    Body::http_body_unsync(StreamBody::new(pieces))
 }
 
 fn byte_range(range: Range) -> ByteRange {
@@ -346,26 +330,4 @@ pub(super) fn told_checksum(file: &FileMetadata) -> (Option<String>, Option<Chec
     let text = file.digest.map(|digest| digest.to_base64());
     let kind = text.is_some().then(|| checksum_type(ChecksumType::FULL_OBJECT));
     (text, kind)
-}
-
-#[cfg(test)]
-mod tests {
-    use futures::TryStreamExt as _;
-    use storage_core::error::{Error, Op};
-
-    use super::*;
-
-    #[tokio::test]
-    async fn the_last_piece_waits_for_a_clean_end() {
-        let pieces = |end: Option<Error>| {
-            let pieces = ["a", "b", "c"].map(|piece| Ok(Bytes::from_static(piece.as_bytes())));
-            to_the_end(stream::iter(pieces.into_iter().chain(end.map(Err))).boxed())
-        };
-        let whole: Vec<Bytes> = pieces(None).try_collect().await.unwrap();
-        assert_eq!(whole.concat(), b"abc");
-        let broken: Vec<_> = pieces(Some(Error::new(ErrorKind::Integrity, Op::Download))).collect().await;
-        let seen: Vec<u8> = broken.iter().flatten().flatten().copied().collect();
-        assert_eq!(seen, b"ab");
-        assert!(broken.last().unwrap().is_err());
-    }
 }

@@ -1,5 +1,6 @@
 //! What goes wrong on purpose, and what must not be hidden when it goes wrong by itself.
 
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -93,6 +94,64 @@ async fn corrupt_bytes_never_look_like_a_whole_file() {
     let error = client.download_bytes(&FileId::parse("small").unwrap()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Integrity, "{error}");
     assert!(client.download_bytes(&FileId::parse("large").unwrap()).await.is_err());
+}
+
+/// Reads as a client does that counts: as many bytes as were announced, unless the connection ends before. Returns both
+/// numbers.
+async fn counted(server: &s3_server::RunningServer, target: &str) -> (usize, usize) {
+    let mut stream = tokio::net::TcpStream::connect(server.local_addr()).await.unwrap();
+    let head = format!("GET {target} HTTP/1.1\r\nhost: {}\r\n\r\n", server.local_addr());
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    let (mut announced, mut begin) = (usize::MAX, 0);
+    while answer.len() - begin < announced {
+        // A reset is an end, too.
+        if !matches!(stream.read_buf(&mut answer).await, Ok(1..)) {
+            break;
+        }
+        if begin == 0
+            && let Some(end) = answer.windows(4).position(|window| window == b"\r\n\r\n")
+        {
+            let head = String::from_utf8_lossy(&answer[..end]).to_ascii_lowercase();
+            assert!(head.starts_with("http/1.1 200"), "{head}");
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+            (announced, begin) = (length.unwrap().parse().unwrap(), end + 4);
+        }
+    }
+    (announced, answer.len() - begin)
+}
+
+/// Every byte but one is right, and all are there: only the end tells, and it must not look like one.
+#[tokio::test]
+async fn a_flipped_bit_on_the_disk_breaks_the_answer_off_before_its_announced_length() {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = LocalStorage::open(LocalConfig::new(directory.path())).await.unwrap();
+    let config = ServerConfig::new().with_bucket(BUCKET, Arc::new(storage)).with_random_credentials();
+    let server = start(config).await;
+    // More than is compared before the answer begins; one piece of the disk, some, and a last one of one byte.
+    for size in [(64 << 10) + 1, 3 * MIB, 3 * MIB + 1] {
+        Request::new("PUT", "a").body(vec![1; size]).send(&server).await.expect(200);
+        for at in [0, size / 2, size - 1] {
+            let flip = || {
+                let path = directory.path().join("a");
+                let file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+                let modified = file.metadata().unwrap().modified().unwrap();
+                let mut byte = [0];
+                file.read_exact_at(&mut byte, at as u64).unwrap();
+                file.write_all_at(&[byte[0] ^ 4], at as u64).unwrap();
+                // As a failing disk does it: without a trace.
+                file.set_modified(modified).unwrap();
+            };
+            flip();
+            let url = Request::new("GET", "a").presign(&server, SystemTime::now(), Duration::from_secs(60));
+            let (announced, came) = counted(&server, &url).await;
+            assert_eq!(announced, size);
+            assert!(came < size, "{came} bytes of {size}, of which number {at} is wrong");
+            flip();
+            let answer = Request::new("GET", "a").send(&server).await.expect(200);
+            assert_eq!(answer.body.len(), size);
+        }
+    }
 }
 
 #[tokio::test]

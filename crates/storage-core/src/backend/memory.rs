@@ -386,6 +386,7 @@ impl FileStorage for MemoryStorage {
             std::future::ready(page.last().map(|last| last.id.clone()).map(|last| (page, Some(last))))
         })
         .flat_map(|page| stream::iter(page.into_iter().map(Ok)))
+        .fuse()
         .boxed()
     }
 

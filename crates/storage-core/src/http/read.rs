@@ -4,15 +4,13 @@ use axum::body::Body;
 use axum::http::header::{self, HeaderName, HeaderValue};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use bytes::Bytes;
-use futures::{Stream, StreamExt, TryStreamExt, stream};
 
 use super::Presentation;
 use super::answer::{Refusal, guard};
 use super::condition::{self, Part, Validators, Verdict};
-use crate::body::ByteStream;
+use crate::body::held_back;
 use crate::disposition;
-use crate::error::{ErrorKind, Result as StorageResult};
+use crate::error::ErrorKind;
 use crate::id::FileId;
 use crate::metadata::FileMetadata;
 use crate::storage::{Download, DownloadOptions, FileStorage, Precondition};
@@ -106,22 +104,6 @@ fn check(headers: &HeaderMap, metadata: &FileMetadata) -> Result<Validators, Ref
             Err(refusal)
         }
     }
-}
-
-/// Holds each piece back until the next one came or the body ended well. That the bytes are not those that were
-/// stored shows at their end, and behind `Content-Length` an error would reach nobody: this way the last piece is
-/// missing, and the client sees a body that broke off.
-fn held_back(body: ByteStream) -> impl Stream<Item = StorageResult<Bytes>> + Send {
-    stream::try_unfold((body.fuse(), None), |(mut body, mut held)| async move {
-        loop {
-            let next = body.try_next().await?;
-            let ended = next.is_none();
-            match std::mem::replace(&mut held, next) {
-                None if !ended => {}
-                piece => return Ok(piece.map(|piece| (piece, (body, held)))),
-            }
-        }
-    })
 }
 
 /// Writes what is known of the file.

@@ -312,6 +312,11 @@ impl Inner {
         self.journal.record(change, op).await.map_err(|error| error.with_storage(&self.config.name))
     }
 
+    /// Records what follows from a write that took place: without the row it may yet be undone, or not be seen.
+    async fn record_after_write(&self, change: Change, op: Op) -> Result<()> {
+        self.record(change, op).await.map_err(|error| error.with_effect(Effect::Unknown))
+    }
+
     /// Refuses what every storage refuses, before anything is journalled about it.
     fn check_write(&self, id: &FileId, op: Op) -> Result<()> {
         if id.is_reserved() {

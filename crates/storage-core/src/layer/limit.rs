@@ -88,6 +88,7 @@ fn holding(body: ByteStream, permit: OwnedSemaphorePermit) -> ByteStream {
             Err(error) => Some((Err(error), None)),
         }
     })
+    .fuse()
     .boxed()
 }
 

@@ -184,6 +184,7 @@ fn measured<T: Send + 'static>(
         }
         item.map(|item| (item, (inner, running, count)))
     })
+    .fuse()
     .boxed()
 }
 

@@ -151,6 +151,7 @@ fn unstalled<T: Send + 'static>(
             Err(_) => Some((Err(error()), None)),
         }
     })
+    .fuse()
     .boxed()
 }
 

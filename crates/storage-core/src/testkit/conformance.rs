@@ -270,6 +270,7 @@ macro_rules! conformance {
                 another_version_is_refused
                 range_of_that_version
                 whole_read_of_corrupt_bytes_never_ends_cleanly
+                ended_has_nothing_more
                 may_be_dropped_half_way
             }
             metadata {
@@ -320,6 +321,7 @@ macro_rules! conformance {
                 random_ids_as_a_sorted_set
                 what_stays_is_listed_once_while_others_come_and_go
                 does_not_show_what_is_not_published
+                ended_has_nothing_more
                 may_be_dropped_half_way
             }
             copy {

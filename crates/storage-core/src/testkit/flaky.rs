@@ -374,6 +374,7 @@ impl FileStorage for FlakyStorage {
         download.body = stream::unfold((download.body, running), |(mut body, running)| async move {
             body.next().await.map(|piece| (piece, (body, running)))
         })
+        .fuse()
         .boxed();
         Ok(download)
     }

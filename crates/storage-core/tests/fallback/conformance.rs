@@ -123,6 +123,7 @@ const LIST: LeftOut = (
         "ids::of_the_greatest_length",
         "list::agrees_with_metadata",
         "list::all_of_a_prefix",
+        "list::ended_has_nothing_more",
         "list::goes_on_where_it_broke_off",
         "list::in_byte_order",
         "list::may_be_dropped_half_way",

@@ -1,7 +1,7 @@
 //! What is promised in an outage, what is refused, and how that is told.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,7 +9,7 @@ use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use storage_core::error::{Effect, ErrorKind, Op};
 use storage_core::layer::breaker::{BreakerConfig, State};
 use storage_core::layer::fallback::FallbackStorage;
-use storage_core::layer::fallback::config::{ListPolicy, OnMiss, OnOutage, ReadPolicy, Role};
+use storage_core::layer::fallback::config::{FallbackConfig, ListPolicy, OnMiss, OnOutage, ReadPolicy, Role};
 use storage_core::layer::metered::names;
 use storage_core::storage::{FileStorage, Precondition, PresignRequest, ResumableUpload, UploadOptions};
 use storage_core::testkit::flaky::Fault;
@@ -342,5 +342,102 @@ fn what_happens_is_counted() {
         (names::CIRCUIT, "spare", 0.0),
     ] {
         assert_eq!(series.get(&format!("{name} {labels}")), Some(&value), "{name} {labels}: {series:#?}");
+    }
+}
+
+/// By the effect the caller decides whether to look before it repeats: a journal that fails must not hide that a side
+/// may have the file.
+#[tokio::test]
+async fn a_journal_that_fails_beside_a_write_does_not_hide_that_it_may_have_taken_place() {
+    type Held = Arc<Mutex<Option<rusqlite::Connection>>>;
+    let rig = Rig::new(Role::Spare);
+    let path = rig.directory.path().join("journal");
+    // Another tool holds the database: no commit goes through.
+    let hold = |held: &Held| {
+        let (held, path) = (Arc::clone(held), path.clone());
+        move || {
+            let connection = rusqlite::Connection::open(path).unwrap();
+            connection.execute_batch("BEGIN IMMEDIATE").unwrap();
+            *held.lock().unwrap() = Some(connection);
+        }
+    };
+    let held = Held::default();
+    let storage = rig.open().await;
+    let write = async |name: &str| {
+        let error = storage.upload(&id(name), Bytes::from("x").into(), Default::default()).await.unwrap_err();
+        assert!(error.to_string().contains("journal"), "{error}");
+        assert!(held.lock().unwrap().take().is_some());
+        error.effect()
+    };
+    put(&storage, "lost", "old").await;
+    rig.primary.fail_next(Op::Upload, Fault::After(ErrorKind::Timeout));
+    hold(&held)();
+    assert_eq!(write("lost").await, Effect::Unknown, "the primary has it, and the intent cannot be written");
+
+    rig.primary.set_outage(true);
+    rig.secondary.before_next(Op::Upload, hold(&held));
+    assert_eq!(
+        write("degraded").await,
+        Effect::Unknown,
+        "the secondary has it, and the row cannot be written"
+    );
+
+    put(&storage, "over", "old").await;
+    rig.primary.set_outage(false);
+    rig.primary.before_next(Op::Upload, hold(&held));
+    assert_eq!(write("over").await, Effect::Unknown, "the primary has it, and the row still says otherwise");
+
+    hold(&held)();
+    rig.primary.set_outage(true);
+    assert_eq!(write("nowhere").await, Effect::None);
+}
+
+#[tokio::test]
+async fn a_deletion_that_a_full_journal_refuses_leaves_the_replica_readable() {
+    let rig = Rig::new(Role::Replica).with(|config| config.with_max_journalled(2));
+    let storage = rig.open().await;
+    for name in ["a", "b", "c"] {
+        put(&storage, name, "one").await;
+    }
+    rig.primary.set_outage(true);
+    put(&storage, "b", "two").await;
+    put(&storage, "c", "two").await;
+    let error = storage.delete(&id("a"), Precondition::None).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
+    assert_eq!(get(&storage, "a").await, Ok("one".to_owned()));
+    assert_eq!((storage.pending().files, storage.pending().stale), (2, 0));
+}
+
+#[tokio::test]
+async fn a_deletion_in_an_outage_takes_the_room_of_one_row() {
+    let rig = Rig::new(Role::Replica).with(|config| config.with_max_journalled(2));
+    let storage = rig.open().await;
+    put(&storage, "a", "one").await;
+    put(&storage, "b", "one").await;
+    rig.primary.set_outage(true);
+    for name in ["a", "b"] {
+        assert!(storage.delete(&id(name), Precondition::None).await.unwrap());
+    }
+    assert_eq!(storage.pending().tombstones, 2);
+}
+
+#[tokio::test]
+async fn a_deletion_by_the_replicas_version_follows_the_policy_and_the_bound() {
+    type Change = fn(FallbackConfig) -> FallbackConfig;
+    let cases: [(Change, ErrorKind); 2] = [
+        (|config| config.with_delete(OnOutage::Fail), ErrorKind::Unavailable),
+        (|config| config.with_max_journalled(1), ErrorKind::StorageFull),
+    ];
+    for (change, kind) in cases {
+        let rig = Rig::new(Role::Replica).with(change);
+        let storage = rig.open().await;
+        put(&storage, "a", "one").await;
+        put(&storage, "b", "one").await;
+        rig.primary.set_outage(true);
+        put(&storage, "b", "two").await;
+        let version = storage.metadata(&id("a")).await.unwrap().version.unwrap();
+        let error = storage.delete(&id("a"), Precondition::Version(version)).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        assert_eq!(get(&storage, "a").await, Ok("one".to_owned()));
     }
 }

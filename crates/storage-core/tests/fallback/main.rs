@@ -9,6 +9,7 @@ mod degraded;
 mod healing;
 mod journal;
 mod model;
+mod power;
 mod races;
 mod servers;
 mod traps;

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -23,7 +23,7 @@ use storage_core::stack::{self, BackendConfig, Layer, LayersConfig, PairConfig, 
 use storage_core::storage::{DownloadOptions, FileStorage, FileStorageExt, Precondition, UploadOptions};
 use test_rig::process::{self, DeathSignal};
 use test_rig::scratch::Scratch;
-use test_rig::{Fault, Proxy};
+use test_rig::{Fault, Garage, Proxy, S3Endpoint};
 
 use crate::id;
 
@@ -216,48 +216,112 @@ async fn child_serves_until_it_is_killed() {
     std::future::pending::<()>().await;
 }
 
-fn start_server(scratch: &Scratch, address: SocketAddr, log: &str) -> process::Server {
+fn start_server(scratch: &Scratch, address: SocketAddr) -> process::Server {
     let program = std::env::current_exe().unwrap();
     let mut command = process::command(&program, DeathSignal::Kill);
     command.args(["--exact", "servers::child_serves_until_it_is_killed", "--nocapture"]);
     command.env(SERVE, format!("{address}|{}", scratch.join("server").display()));
-    let mut server = process::Server::start("server", command, scratch.join(log)).unwrap();
+    let mut server = process::Server::start("server", command, scratch.join("server.log")).unwrap();
     server.wait_until(Duration::from_secs(60), || TcpStream::connect(address).is_ok()).unwrap();
     server
 }
 
-mod heavy {
-    use std::sync::Mutex;
+/// A server that can be killed and started again.
+trait Restart: Send + Sync {
+    fn config(&self) -> S3Config;
+    /// kill -9: whatever is under way ends without an answer.
+    fn kill(&self);
+    fn start(&self);
+}
 
-    use super::*;
+/// The in-process server of the other tests, as a process of its own over a directory.
+struct Own {
+    scratch: Scratch,
+    address: SocketAddr,
+    running: Mutex<Option<process::Server>>,
+}
 
-    /// `FALLBACK_FILES` sets how many files; default 2,000, 10,000 for the record.
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_server_killed_and_restarted_in_the_middle_ends_with_every_file() {
-        let count = std::env::var("FALLBACK_FILES").map_or(2_000, |text| text.parse().unwrap());
-        let scratch = Scratch::new("fallback-kill").unwrap();
+impl Own {
+    fn new() -> Self {
         let [port] = process::free_ports().unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], port));
-        let server = Mutex::new(Some(start_server(&scratch, address, "first.log")));
-        let storage = open(S3Storage::connect(s3(address)).await.unwrap(), &scratch).await;
+        let own =
+            Self { scratch: Scratch::new("fallback-server").unwrap(), address, running: Mutex::new(None) };
+        own.start();
+        own
+    }
+}
+
+impl Restart for Own {
+    fn config(&self) -> S3Config {
+        s3(self.address)
+    }
+
+    fn kill(&self) {
+        self.running.lock().unwrap().take().unwrap().kill().unwrap();
+    }
+
+    fn start(&self) {
+        *self.running.lock().unwrap() = Some(start_server(&self.scratch, self.address));
+    }
+}
+
+struct OfGarage(Mutex<Garage>);
+
+impl OfGarage {
+    /// Nothing, and the test is reported as skipped, where it is not installed. Not the one that tests share: it is
+    /// killed.
+    fn new() -> Option<Self> {
+        test_rig::tools::require("garage")?;
+        Some(Self(Mutex::new(Garage::start().unwrap())))
+    }
+}
+
+impl Restart for OfGarage {
+    fn config(&self) -> S3Config {
+        let garage = self.0.lock().unwrap();
+        let S3Endpoint { endpoint, access_key, secret_key, region, bucket, .. } = garage.endpoint();
+        S3Config::new(bucket)
+            .with_endpoint(endpoint)
+            .with_region(region)
+            .with_static_credentials(access_key, secret_key)
+            .with_name("server")
+    }
+
+    fn kill(&self) {
+        self.0.lock().unwrap().server().kill().unwrap();
+    }
+
+    fn start(&self) {
+        self.0.lock().unwrap().restart().unwrap();
+    }
+}
+
+mod heavy {
+    use super::*;
+
+    /// `FALLBACK_FILES` sets how many files, 10,000 for the record.
+    async fn killed_and_restarted_in_the_middle(server: &dyn Restart, count: usize) {
+        let count = std::env::var("FALLBACK_FILES").map_or(count, |text| text.parse().unwrap());
+        let scratch = Scratch::new("fallback-kill").unwrap();
+        let storage = open(S3Storage::connect(server.config()).await.unwrap(), &scratch).await;
         let begun = std::time::Instant::now();
         let degraded = AtomicUsize::new(0);
         while_healing(&storage, async {
             upload_all(&storage, count, |done| {
                 if done == count / 3 {
-                    // kill -9: whatever is under way ends without an answer.
-                    server.lock().unwrap().take().unwrap().kill().unwrap();
+                    server.kill();
                 } else if done == count * 2 / 3 {
                     degraded.store(storage.pending().files, Ordering::SeqCst);
-                    *server.lock().unwrap() = Some(start_server(&scratch, address, "second.log"));
+                    server.start();
                 }
             })
             .await;
         })
         .await;
-        let degraded = degraded.load(Ordering::SeqCst);
+        let (degraded, took) = (degraded.load(Ordering::SeqCst), begun.elapsed());
         assert!(degraded > count / 4, "only {degraded} writes met the outage");
-        verify_all(&S3Storage::connect(s3(address)).await.unwrap(), count).await;
+        verify_all(&S3Storage::connect(server.config()).await.unwrap(), count).await;
         let spare = LocalStorage::open(LocalConfig::new(scratch.join("spare"))).await.unwrap();
         let left: BTreeMap<_, _> = spare
             .list(&Prefix::all(), Default::default())
@@ -266,6 +330,19 @@ mod heavy {
             .await
             .unwrap();
         assert!(left.is_empty(), "left on the spare: {left:?}");
-        eprintln!("{count} files, {degraded} of them in the outage, {:?}", begun.elapsed());
+        eprintln!("{count} files, {degraded} of them in the outage, {took:?}");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_server_killed_and_restarted_in_the_middle_ends_with_every_file() {
+        killed_and_restarted_in_the_middle(&Own::new(), 2_000).await;
+    }
+
+    /// Garage answers conditions with a 200 and ignores them, so the replay has none: what it finds before it writes is
+    /// all that keeps a stranger's file.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_garage_killed_and_restarted_in_the_middle_ends_with_every_file() {
+        let Some(garage) = OfGarage::new() else { return };
+        killed_and_restarted_in_the_middle(&garage, 500).await;
     }
 }

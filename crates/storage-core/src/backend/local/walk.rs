@@ -53,6 +53,7 @@ pub(super) fn list(
     })
     .flat_map(stream::iter)
     .map(move |item| item.map_err(|error| error.with_storage(&storage)))
+    .fuse()
     .boxed()
 }
 

@@ -118,6 +118,7 @@ impl Listing {
             }
             None
         })
+        .fuse()
         .boxed()
     }
 

@@ -73,6 +73,7 @@ pub(super) fn list(
             }
         }
     })
+    .fuse()
     .boxed()
 }
 

@@ -88,7 +88,7 @@ impl Inner {
                         self.forget(to).await;
                     }
                 } else if settled.open.is_some() {
-                    self.record(Change::Put(Arc::new(Entry::stale(to))), op).await?;
+                    self.record_after_write(Change::Put(Arc::new(Entry::stale(to))), op).await?;
                 }
                 Ok(marked(receipt, from_primary))
             }

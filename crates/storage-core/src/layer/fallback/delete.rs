@@ -84,7 +84,7 @@ impl Inner {
                         self.forget(id).await;
                     }
                 } else if settled.open.is_some() {
-                    self.record(Change::Put(Arc::new(Entry::stale(id))), op).await?;
+                    self.record_after_write(Change::Put(Arc::new(Entry::stale(id))), op).await?;
                 }
                 Ok(deleted)
             }
@@ -95,7 +95,11 @@ impl Inner {
                     let error = self.error(outage.kind(), op, id).with_effect(outage.effect());
                     return Err(error.with_message(message).with_retry(outage.retry()).with_source(outage));
                 }
-                self.check_room(id, op).map_err(|error| error.with_effect_of(outage.effect()))?;
+                // The primary is as it was: so is the replica, unless the tombstone says otherwise.
+                self.unmark(id, fresh, outage.effect(), op).await?;
+                if self.journal.entry(id).is_none() {
+                    self.check_room(id, op).map_err(|error| error.with_effect_of(outage.effect()))?;
+                }
                 // Of a spare nobody can tell whether there was a file: most likely there was.
                 let mut existed = true;
                 if fresh {
@@ -129,13 +133,17 @@ impl Inner {
                 self.secondary.call(Op::Delete, Some(id), work).await
             }
             Err(outage)
-                if is_outage(&outage) && self.config.role == Role::Replica && settled.entry.is_none() =>
+                if is_outage(&outage)
+                    && self.config.delete == OnOutage::Secondary
+                    && self.config.role == Role::Replica
+                    && settled.entry.is_none() =>
             {
                 let there = ask_metadata(Arc::clone(&self.secondary), id).await;
                 match there {
                     Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
                     Err(error) => Err(both_out(self, Op::Delete, Some(id), outage, error)),
                     Ok(metadata) if metadata.version.as_ref() == Some(&version) => {
+                        self.check_room(id, Op::Delete)?;
                         self.bury(id, self.seen.take(id), Vec::new()).await?;
                         Ok(true)
                     }

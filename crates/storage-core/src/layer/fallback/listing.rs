@@ -213,5 +213,6 @@ pub(super) fn list(
         let mut merge = merge.unwrap_or_else(fresh);
         async move { merge.next().await.map(|item| (item, Some(merge))) }
     })
+    .fuse()
     .boxed()
 }

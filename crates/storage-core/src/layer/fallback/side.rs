@@ -162,6 +162,7 @@ impl Side {
             }
             Some((piece, (body, side)))
         })
+        .fuse()
         .boxed()
     }
 }

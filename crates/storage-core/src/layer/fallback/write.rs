@@ -104,11 +104,13 @@ impl Inner {
     }
 
     pub(super) async fn upload_in_turn(&self, id: &FileId, write: Write) -> Result<Receipt> {
-        let settled = self.settled(id, write.op).await?;
-        match settled.entry.clone() {
+        let earlier = write.effect;
+        let settled = self.settled(id, write.op).await.map_err(|error| error.with_effect_of(earlier))?;
+        let result = match settled.entry.clone() {
             Some(entry) if !entry.is_stale() => self.upload_journalled(id, entry, settled, write).await,
             _ => self.upload_ordinary(id, settled, write).await,
-        }
+        };
+        result.map_err(|error| error.with_effect_of(earlier))
     }
 
     /// Uploads an id whose newest state is on the primary.
@@ -132,7 +134,7 @@ impl Inner {
                 if self.config.role == Role::Replica {
                     self.mirror(id, &write, &receipt).await;
                 } else if settled.open.is_some() {
-                    self.record(Change::Put(Arc::new(Entry::stale(id))), write.op).await?;
+                    self.record_after_write(Change::Put(Arc::new(Entry::stale(id))), write.op).await?;
                 }
                 Ok(marked(receipt, from_primary))
             }
@@ -251,7 +253,7 @@ impl Inner {
             Ok(receipt) => {
                 self.note(id, &receipt.metadata);
                 // 3
-                self.record(Change::Put(Arc::new(Entry::stale(id))), write.op).await?;
+                self.record_after_write(Change::Put(Arc::new(Entry::stale(id))), write.op).await?;
                 // 4 and 5
                 match self.config.role {
                     Role::Replica => self.mirror(id, &write, &receipt).await,
@@ -287,7 +289,11 @@ impl Inner {
     ) -> Result<Receipt> {
         match settled.open {
             Some(open) => Err(both_out(self, write.op, Some(id), outage, open).with_effect(write.effect)),
-            None => self.upload_degraded(id, from, outage, write).await,
+            None => {
+                let effect = write.effect;
+                let result = self.upload_degraded(id, from, outage, write).await;
+                result.map_err(|error| error.with_effect_of(effect))
+            }
         }
     }
 
@@ -302,10 +308,10 @@ impl Inner {
                 return Err(error.with_retry(outage.retry()).with_source(outage));
             }
         };
-        if from.entry.is_none() {
-            self.check_room(id, write.op).map_err(|error| error.with_effect_of(write.effect))?;
+        if self.journal.entry(id).is_none() {
+            self.check_room(id, write.op)?;
         }
-        let digest = write.digest(id).await.map_err(|error| error.with_effect_of(write.effect))?;
+        let digest = write.digest(id).await?;
         let intent = Arc::new(Intent {
             id: id.clone(),
             size: write.body.size(),
@@ -321,7 +327,7 @@ impl Inner {
             Ok(receipt) => {
                 let stored = Stored::of(&receipt.metadata, digest);
                 let entry = intent.fulfilled(stored);
-                self.record(Change::Put(Arc::new(entry)), write.op).await?;
+                self.record_after_write(Change::Put(Arc::new(entry)), write.op).await?;
                 self.degraded(id, write.op);
                 Ok(marked(receipt, from_secondary))
             }

@@ -90,6 +90,7 @@ impl Resuming {
             let state = item.is_ok().then_some(state);
             Some((item, state))
         })
+        .fuse()
         .boxed()
     }
 }
@@ -138,6 +139,8 @@ impl Relisting {
     }
 
     pub(super) fn into_stream(self) -> BoxStream<'static, Result<FileMetadata>> {
-        stream::unfold(self, |mut state| async move { state.next().await.map(|item| (item, state)) }).boxed()
+        stream::unfold(self, |mut state| async move { state.next().await.map(|item| (item, state)) })
+            .fuse()
+            .boxed()
     }
 }

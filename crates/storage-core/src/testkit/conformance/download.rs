@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 
 use super::Fixture;
-use super::support::{assert_missing, data, fails, get, id, left_out, ok, put, same};
+use super::support::{assert_missing, data, fails, get, id, left_out, nothing_more, ok, put, same};
 use crate::error::ErrorKind;
 use crate::metadata::Version;
 use crate::storage::{ByteRange, DownloadOptions, FileStorage, FileStorageExt, Precondition, UploadOptions};
@@ -195,6 +195,29 @@ pub async fn whole_read_of_corrupt_bytes_never_ends_cleanly(fixture: &Fixture) {
         };
         corrupt(&id(name));
         fails(storage.download_bytes(&id(name)).await, ErrorKind::Integrity);
+    }
+}
+
+/// Whoever asks again after the end, or after the error that was the end, is told that there is nothing more, and does
+/// not panic: adapters that poll once too often are many.
+pub async fn ended_has_nothing_more(fixture: &Fixture) {
+    let storage = fixture.storage();
+    for (name, size) in [("empty", 0), ("small", 1_000), ("large", fixture.large + 1)] {
+        put(storage, name, &data(size, 12)).await;
+        let whole = DownloadOptions::default();
+        let part = (size > 1).then(|| whole.clone().with_range(ByteRange::Between(1, size as u64)));
+        for options in part.into_iter().chain([whole]) {
+            let mut body = ok(storage.download(&id(name), options).await).body;
+            while ok(body.try_next().await).is_some() {}
+            nothing_more(&mut body).await;
+        }
+        let Some(corrupt) = fixture.corrupt.as_ref().filter(|_| size > 0) else { continue };
+        corrupt(&id(name));
+        let Ok(download) = storage.download(&id(name), DownloadOptions::default()).await else { continue };
+        let mut body = download.body;
+        // Unless it comes from a cache, it ends in an error.
+        while let Ok(Some(_)) = body.try_next().await {}
+        nothing_more(&mut body).await;
     }
 }
 

@@ -10,7 +10,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
 use super::Fixture;
-use super::support::{all, data, id, names, ok, prefix, put, put_all};
+use super::support::{all, data, id, names, nothing_more, ok, prefix, put, put_all};
 use crate::id::{FileId, Prefix};
 use crate::storage::{FileStorage, ListOptions, Precondition, UploadOptions};
 
@@ -249,6 +249,27 @@ pub async fn does_not_show_what_is_not_published(fixture: &Fixture) {
     assert_eq!(all(storage).await, ["a", "z"]);
     if let Some((resumable, ticket)) = ticket {
         ok(resumable.abandon(&ticket).await);
+    }
+}
+
+/// Whoever asks again after the end is told that there is nothing more, and does not panic.
+pub async fn ended_has_nothing_more(fixture: &Fixture) {
+    let storage: &Arc<dyn FileStorage> = fixture.storage();
+    put_all(storage, TREE).await;
+    let all = ListOptions::default();
+    for (under, options, due) in
+        [("nothing", all.clone(), 0), ("", all.clone(), TREE.len()), ("a/", all, 5), ("", after("b"), 2)]
+    {
+        let mut listing = storage.list(&prefix(under), options);
+        let mut listed = 0;
+        while ok(listing.try_next().await).is_some() {
+            listed += 1;
+        }
+        assert_eq!(listed, due, "{under:?}");
+        // What is written meanwhile belongs to no listing that has ended.
+        put(storage, "z", &data(1, 1)).await;
+        nothing_more(&mut listing).await;
+        ok(storage.delete(&id("z"), Precondition::None).await);
     }
 }
 

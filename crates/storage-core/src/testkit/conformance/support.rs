@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
 use tokio::sync::Notify;
 
 use crate::body::{BodySource, ByteStream};
@@ -52,6 +53,14 @@ pub(super) fn fails<T: Debug>(result: Result<T>, kind: ErrorKind) -> Error {
             error
         }
         Ok(value) => panic!("should have failed with {kind:?}, answered {value:?}"),
+    }
+}
+
+/// Polls a stream that has ended.
+pub(super) async fn nothing_more<T: Debug>(ended: &mut BoxStream<'static, Result<T>>) {
+    for _ in 0..3 {
+        let more = ended.next().await;
+        assert!(more.is_none(), "behind the end: {more:?}");
     }
 }
 

@@ -2,6 +2,9 @@
 //!
 //! Nothing here opens an existing database: closing any descriptor of it drops the POSIX locks that SQLite holds
 //! in this process ("How to corrupt an SQLite database file", section 2.2).
+//!
+//! The migrator's ledger has much of the same, on purpose: what both share would be public here, and is no business of
+//! a storage library; and the ledger makes its directories, tells an empty file from none and names its host.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};

@@ -145,7 +145,8 @@ async fn a_flipped_bit_on_the_disk_breaks_the_answer_off_before_its_announced_le
             flip();
             let url = Request::new("GET", "a").presign(&server, SystemTime::now(), Duration::from_secs(60));
             let (announced, came) = counted(&server, &url).await;
-            assert_eq!(announced, size);
+            // A small answer may break off with its head unsent.
+            assert!(announced == size || came == 0, "{announced} announced");
             assert!(came < size, "{came} bytes of {size}, of which number {at} is wrong");
             flip();
             let answer = Request::new("GET", "a").send(&server).await.expect(200);

@@ -1,5 +1,6 @@
 //! Runs: plan, copy, verify and cleanup, from the first entry of the scan to the last row of the ledger.
 
+use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ pub use self::verify::verify;
 mod copy;
 mod crew;
 mod recorder;
+mod sampling;
 mod sweep;
 mod verify;
 mod worker;
@@ -45,6 +47,9 @@ pub struct Job {
     pub filter: Filter,
     /// Numbers for whoever watches.
     pub progress: Progress,
+    /// Settings that the report is to show beside those of the options, each by its name: nothing else is done
+    /// with them.
+    pub settings: BTreeMap<String, String>,
     /// Cancelled when the run is to stop: what is in flight has 8 seconds to end, the rest is not begun.
     pub stop: CancellationToken,
 }
@@ -58,6 +63,7 @@ impl Job {
             ledger,
             filter: Filter::default(),
             progress: Progress::new(),
+            settings: BTreeMap::new(),
             stop: CancellationToken::new(),
         }
     }

@@ -4,6 +4,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod course;
 pub mod engine;
 pub mod failure;
 pub mod item;

@@ -1,5 +1,6 @@
 //! What every command starts from: configuration, places, the ledger's path, opened storages.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -296,6 +297,13 @@ impl Context {
 /// A pattern cannot be understood.
 pub(super) fn filter(settings: &Settings) -> Result<Filter, Failure> {
     Ok(Filter::from_globs(&settings.include, &settings.exclude)?)
+}
+
+/// Returns what the report shows of the settings besides what the engine is told in numbers.
+pub(super) fn shown(settings: &Settings) -> BTreeMap<String, String> {
+    let patterns = [("include", &settings.include), ("exclude", &settings.exclude)];
+    let given = patterns.into_iter().filter(|(_, patterns)| !patterns.is_empty());
+    given.map(|(name, patterns)| (name.to_owned(), patterns.join(" "))).collect()
 }
 
 const EMBEDDED_BUCKET: &str = "files";

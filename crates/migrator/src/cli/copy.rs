@@ -6,7 +6,7 @@ use storage_core::storage::Access;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::args;
-use crate::cli::context::{Context, filter};
+use crate::cli::context::{Context, filter, shown};
 use crate::cli::run::{conclude, latest, prepare_report};
 use crate::cli::watch::{Style, Watch, progress};
 use crate::engine::{self, CopyOptions, Job};
@@ -39,6 +39,7 @@ pub(super) async fn run(
     let mut job = Job::new(Arc::clone(&source.storage), Arc::clone(&target.storage), ledger);
     job.filter = filter;
     job.progress = progress(context.output.clone());
+    job.settings = shown(&settings);
     job.stop = stop;
 
     let before = latest(&*job.ledger).await;

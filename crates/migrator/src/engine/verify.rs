@@ -23,6 +23,7 @@ use crate::throttle::Throttle;
 use crate::verify::{Claim, Verdict, by_checksum, by_reading, digest_of};
 
 use super::recorder::{Recorder, line};
+use super::sampling::Sampler;
 use super::{
     CopyOptions, Ended, EngineError, Job, OUTAGE_LIMIT, VerifyOptions, claim_of, close, open_merge,
     refuse_empty_source, with_bytes,
@@ -45,6 +46,7 @@ pub async fn verify(job: &Job, options: &VerifyOptions) -> Result<Ended, EngineE
     let before = job.progress.snapshot();
     let run = job.ledger.begin_run(RunKind::Verify, env!("CARGO_PKG_VERSION")).await?;
     job.progress.tell(&Event::Run { run, kind: RunKind::Verify });
+    let sampler = Sampler::start(Arc::clone(&job.ledger), run, job.progress.clone(), settings(job, options));
     let halt = job.stop.child_token();
     let (recorder, recording) =
         Recorder::start(Arc::clone(&job.ledger), run, job.progress.clone(), halt.clone());
@@ -94,8 +96,23 @@ pub async fn verify(job: &Job, options: &VerifyOptions) -> Result<Ended, EngineE
     let outage = shared.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
     let scan_complete = matches!(walked, Ok(true)) && usable;
     let failure = walked.err().or(recorded.err()).or(outage.map(EngineError::Target));
+    sampler.finish().await;
     let tally = with_bytes(tally, &job.progress, &before);
     close(job, run, tally, scanned_to, scan_complete, failure).await
+}
+
+/// What the report is to show of how the run was asked for.
+fn settings(job: &Job, options: &VerifyOptions) -> BTreeMap<String, String> {
+    let mut settings = job.settings.clone();
+    let mut set = |name: &str, value: String| settings.insert(name.to_owned(), value);
+    let concurrency = options.concurrency.unwrap_or(CopyOptions::default().concurrency);
+    set("concurrency", concurrency.to_string());
+    set("bandwidth", options.bandwidth.map_or_else(|| "no limit".to_owned(), |rate| rate.to_string()));
+    set("read-back", if options.read_back { "yes" } else { "no" }.to_owned());
+    if options.allow_empty_source {
+        set("allow-empty-source", "yes".to_owned());
+    }
+    settings
 }
 
 /// The run as a whole: one task walks the three sides and hands files to workers.
@@ -166,9 +183,10 @@ impl Audit<'_> {
                 let auditor = self.auditor.clone();
                 auditor.shared.in_flight().insert(file.id.clone(), file.size);
                 self.workers.spawn(async move {
-                    let _active = auditor.progress.active();
+                    let active = auditor.progress.active(file.id.as_str(), file.size);
                     auditor.compare(&file, row.as_deref(), stored.as_ref()).await;
                     auditor.shared.in_flight().remove(&file.id);
+                    drop(active);
                     drop(permit);
                 });
                 return self.auditor.shared.outages.load(Atomic::Relaxed) < OUTAGE_LIMIT;

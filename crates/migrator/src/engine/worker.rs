@@ -114,7 +114,7 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) async fn run(&self, work: &Work) {
-        let _active = self.progress.active();
+        let _active = self.progress.active(work.file.id.as_str(), work.file.size);
         match self.attempt(work).await {
             Ok(()) => self.shared.outages.store(0, Ordering::Relaxed),
             Err(error) => self.failed(work.clone(), error).await,
@@ -245,6 +245,9 @@ impl Worker {
         if let Next::Again = next {
             self.progress.retry(work.file.id.as_str(), work.attempt, &detail);
             self.shared.add(|tally| tally.retries += 1);
+            let (id, number) = (work.file.id.clone(), work.attempt);
+            let tried = Change::Tried { id, number, reason: reason.clone(), detail: detail.clone() };
+            self.recorder.note_quietly(tried).await;
             if let Some(work) = self.shared.keep_again(work) {
                 self.give_up(&work, &reason, &detail).await;
             }

@@ -1,9 +1,9 @@
 //! What a run did, told from the ledger alone.
 //!
-//! A report is three files and a text: `report.json` (sums; its schema is `docs/report.schema.json`),
-//! `files.csv` (one row per file), `SHA256SUMS` (for `sha256sum -c` inside the source directory). Each is
-//! written beside its place and renamed, so that a reader sees a whole report or the former one. Memory does not
-//! grow with the number of files.
+//! A report is four files and a text: `report.html` (for people; one file, no script, nothing is loaded),
+//! `report.json` (sums; its schema is `docs/report.schema.json`), `files.csv` (one row per file), `SHA256SUMS` (for
+//! `sha256sum -c` inside the source directory). Each is written beside its place and renamed, so that a reader sees a
+//! whole report or the former one. Memory does not grow with the number of files.
 //!
 //! **The sums are checked, not trusted.** The scan counts what is planned; the journal counts what became of it;
 //! the two meet here. Of a run that ended, `planned = copied + unchanged + skipped + failed` must hold (of an
@@ -22,13 +22,17 @@ use jiff::Timestamp;
 use serde::Serialize;
 use storage_core::id::FileId;
 
+use crate::course::Course;
 use crate::item::State;
 use crate::ledger::{
     Binding, Count, Ledger, LedgerError, Outcome, OutcomeRecord, RunEnd, RunId, RunKind, RunRecord, Tally,
 };
 
+pub mod advice;
 pub mod files;
+pub mod html;
 pub mod rows;
+pub mod survey;
 pub mod text;
 
 /// Version of `report.json`; grows when a field changes its meaning or goes.
@@ -209,6 +213,9 @@ pub struct Report {
     pub states: BTreeMap<State, Count>,
     /// The first [`MAX_PROBLEMS`] failures and findings, in order of their names.
     pub problems: Vec<OutcomeRecord>,
+    /// How it went; in the files of the report alone.
+    #[serde(skip)]
+    pub course: Course,
 }
 
 impl Report {
@@ -249,6 +256,7 @@ impl Report {
             work: Work { bytes_read, bytes_sent, parts_sent, parts_resumed, retries },
             states: ledger.state_counts().await?,
             problems,
+            course: ledger.course(record.id).await?.unwrap_or_default(),
             run: summary(record),
         })
     }

@@ -1,4 +1,4 @@
-//! Writing a report: `report.json`, `files.csv` and `SHA256SUMS` in a directory.
+//! Writing a report: `report.html`, `report.json`, `files.csv` and `SHA256SUMS` in a directory.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
@@ -6,17 +6,20 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
 use storage_core::id::FileId;
 use storage_core::storage::Verified;
 use tempfile::NamedTempFile;
 
+use crate::course::Course;
 use crate::ledger::{Ledger, Outcome, RunEnd, RunId, RunKind, RunRecord};
 use crate::report::rows::{Fate, Row, Rows, checksum_line};
-use crate::report::{Report, ReportError};
+use crate::report::survey::Survey;
+use crate::report::{Report, ReportError, html};
 
 /// The columns of `files.csv` (RFC 4180, UTF-8, with this line as its first).
-pub const COLUMNS: [&str; 8] =
-    ["id", "size", "sha256", "outcome", "verified_by", "attempts", "reason", "error"];
+pub const COLUMNS: [&str; 9] =
+    ["id", "size", "sha256", "outcome", "verified_by", "attempts", "reason", "error", "at"];
 
 /// Makes the directory of a report and tries to write into it, before a run whose report it is to hold.
 ///
@@ -29,7 +32,7 @@ pub fn try_directory(directory: &Path) -> Result<(), ReportError> {
 
 /// Writes the report of a run, or of the latest, into `directory`, which is made when it is missing.
 ///
-/// The three files appear under their names only when all of them are whole. Blocks the thread while it writes:
+/// The files appear under their names only when all of them are whole. Blocks the thread while it writes:
 /// it runs after a run, when nothing else does.
 ///
 /// # Errors
@@ -49,9 +52,11 @@ pub async fn write(ledger: &dyn Ledger, run: Option<RunId>, directory: &Path) ->
     csv.write_record(COLUMNS).map_err(csv_failed)?;
     let mut checksums = Output::create(directory, "SHA256SUMS")?;
     let mut counts = BTreeMap::<Fate, u64>::new();
+    let mut survey = Survey::default();
     let mut rows = Rows::new(ledger, record.clone());
     while let Some(row) = rows.next().await? {
         *counts.entry(row.fate).or_default() += 1;
+        survey.add(&row);
         write_row(&mut csv, &row).map_err(csv_failed)?;
         if row.fate.is_good()
             && let (Some(digest), Ok(id)) = (&row.digest, FileId::parse(row.subject.as_str()))
@@ -62,13 +67,16 @@ pub async fn write(ledger: &dyn Ledger, run: Option<RunId>, directory: &Path) ->
     check(&report, &record, &counts, ledger).await?;
 
     let mut json = Output::create(directory, "report.json")?;
-    serde_json::to_writer_pretty(&mut json, &report).map_err(|error| json.failed()(error.into()))?;
+    let whole = Whole { report: &report, survey: &survey, course: &report.course };
+    serde_json::to_writer_pretty(&mut json, &whole).map_err(|error| json.failed()(error.into()))?;
     json.write_all(b"\n").map_err(json.failed())?;
+    let mut html = Output::create(directory, "report.html")?;
+    html.write_all(html::page(&report, &survey).as_bytes()).map_err(html.failed())?;
     let csv = csv.into_inner().map_err(|error| ReportError::Io {
         path: directory.join("files.csv"),
         source: io::Error::other(error.to_string()),
     })?;
-    let done = [csv.finish()?, checksums.finish()?, json.finish()?];
+    let done = [csv.finish()?, checksums.finish()?, json.finish()?, html.finish()?];
     for (file, path) in done {
         file.persist(&path).map_err(|error| ReportError::Io { path, source: error.error })?;
     }
@@ -78,7 +86,18 @@ pub async fn write(ledger: &dyn Ledger, run: Option<RunId>, directory: &Path) ->
 }
 
 /// The files of a report.
-const NAMES: [&str; 3] = ["files.csv", "SHA256SUMS", "report.json"];
+const NAMES: [&str; 4] = ["files.csv", "SHA256SUMS", "report.json", "report.html"];
+
+/// The content of `report.json`.
+#[derive(Serialize)]
+struct Whole<'r> {
+    #[serde(flatten)]
+    report: &'r Report,
+    #[serde(flatten)]
+    survey: &'r Survey,
+    #[serde(flatten)]
+    course: &'r Course,
+}
 
 /// Makes the directory, waits until nobody else writes a report there, and removes what a killed writer left. The
 /// next one waits until the result is dropped.
@@ -162,6 +181,7 @@ fn write_row(csv: &mut csv::Writer<Output>, row: &Row) -> csv::Result<()> {
         &row.attempts.to_string(),
         &row.reason,
         row.detail.as_deref().unwrap_or_default(),
+        &row.at.to_string(),
     ])
 }
 

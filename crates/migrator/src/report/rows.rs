@@ -2,6 +2,7 @@
 
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
+use jiff::Timestamp;
 use storage_core::checksum::Digest;
 use storage_core::id::FileId;
 use storage_core::storage::Verified;
@@ -55,6 +56,8 @@ pub struct Row {
     pub reason: String,
     /// The error in full.
     pub detail: Option<String>,
+    /// When it became so: of an unchanged file, when it was last verified.
+    pub at: Timestamp,
 }
 
 /// The rows of a run in ascending byte order of subjects. Holds two rows at a time.
@@ -148,6 +151,7 @@ fn told(outcome: OutcomeRecord) -> Row {
         attempts: outcome.attempts,
         reason: outcome.reason,
         detail: outcome.detail,
+        at: outcome.at,
     }
 }
 
@@ -162,6 +166,7 @@ fn row(file: FileRecord, fate: Fate) -> Row {
         attempts: if unfinished { file.attempts } else { 0 },
         reason: String::new(),
         detail: None,
+        at: file.updated,
     }
 }
 

@@ -6,5 +6,6 @@ mod audit;
 mod kills;
 mod names;
 mod refusals;
+mod reports;
 mod support;
 mod traps;

@@ -1,8 +1,8 @@
 //! What a run did, told from the ledger alone.
 //!
-//! A report is four files and a text: `report.html` (for people; one file, no script, nothing is loaded),
+//! A report is five files and a text: `report.html` (for people; one file, no script, nothing is loaded),
 //! `report.json` (sums; its schema is `docs/report.schema.json`), `files.csv` (one row per file), `SHA256SUMS` (for
-//! `sha256sum -c` inside the source directory). Each is written beside its place and renamed, so that a reader sees a
+//! `sha256sum -c` inside the source directory), `proof.jsonl` (every file, chained by SHA-256: [`proof`]). Each is written beside its place and renamed, so that a reader sees a
 //! whole report or the former one. Memory does not grow with the number of files.
 //!
 //! **The sums are checked, not trusted.** The scan counts what is planned; the journal counts what became of it;
@@ -31,6 +31,7 @@ use crate::ledger::{
 pub mod advice;
 pub mod files;
 pub mod html;
+pub mod proof;
 pub mod rows;
 pub mod survey;
 pub mod text;

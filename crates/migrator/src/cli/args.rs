@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+use storage_core::checksum::Digest;
 
 use crate::config::{check_concurrency, check_part_size};
 use crate::quantity::{parse_age, parse_rate, parse_size};
+use crate::report::proof::parse_hash;
 
 const ABOUT: &str = "Moves files between storages: verified, resumable, reported";
 
@@ -173,7 +175,12 @@ pub enum Command {
     Status(Lookup),
     /// Show the report of a run, or write it into a directory
     Report(Report),
-    /// Tell everything the ledger knows of one file
+    /// Check the proof of a run, or a chain of them
+    ///
+    /// Reads proof.jsonl of a report and checks every line: the chain of hashes, the order, the totals. The first
+    /// broken line is named, and the exit code is 5. Needs no ledger and no storage. docs/proof.md has the format.
+    Proof(Proof),
+    /// Tell everything the ledger knows of one file: every attempt, who verified it, what comes next
     #[command(
         override_usage = "migrator explain [OPTIONS] SOURCE TARGET ID\n       migrator explain [OPTIONS] \
                                 --ledger PATH ID"
@@ -252,7 +259,7 @@ pub struct Copy {
     /// The two storages.
     #[command(flatten)]
     pub pair: Pair,
-    /// Write report.json, files.csv and SHA256SUMS into this directory after the run
+    /// Write report.html, report.json, files.csv, SHA256SUMS and proof.jsonl into this directory after the run
     ///
     /// `sha256sum -c SHA256SUMS`, run inside a source directory, checks every file that is migrated. The
     /// directory is made when it is missing; it must not lie inside the source or the target.
@@ -290,7 +297,7 @@ pub struct Verify {
     /// unverified. Only reading finds bits that flipped on the disk.
     #[arg(long)]
     pub read_back: bool,
-    /// Write report.json, files.csv and SHA256SUMS into this directory after the run
+    /// Write report.html, report.json, files.csv, SHA256SUMS and proof.jsonl into this directory after the run
     #[arg(long, value_name = "DIR")]
     pub report: Option<PathBuf>,
     /// Accept a source without any entry, although the ledger holds files of it
@@ -329,9 +336,20 @@ pub struct Report {
     /// Run to report [default: the latest]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(1..))]
     pub run: Option<i64>,
-    /// Write report.json, files.csv and SHA256SUMS into this directory
+    /// Write report.html, report.json, files.csv, SHA256SUMS and proof.jsonl into this directory
     #[arg(long, value_name = "DIR")]
     pub report: Option<PathBuf>,
+}
+
+/// `proof`
+#[derive(Debug, clap::Args)]
+pub struct Proof {
+    /// Files that were written as proof.jsonl, in the order of their runs; each must name the one before
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// The head that the last one must have, from wherever it was kept
+    #[arg(long, value_name = "HASH", value_parser = head)]
+    pub head: Option<Digest>,
 }
 
 /// `explain`
@@ -356,6 +374,10 @@ pub struct Cleanup {
     /// A copy then sends those files from their first part.
     #[arg(long, value_name = "AGE", value_parser = parse_age, default_value = "7d")]
     pub older_than: Duration,
+}
+
+fn head(text: &str) -> Result<Digest, String> {
+    parse_hash(text).ok_or_else(|| "expected a SHA-256: 64 lower-case hexadecimal digits".to_owned())
 }
 
 fn concurrency(text: &str) -> Result<NonZeroU32, String> {

@@ -9,6 +9,7 @@ use crate::cli::context::{Context, Opened};
 use crate::engine::{Ended, EngineError, Job};
 use crate::failure::{Exit, Failure};
 use crate::ledger::{Ledger, RunId};
+use crate::report::files::Proven;
 use crate::report::{Report, files, text};
 
 /// The last event of a run.
@@ -88,7 +89,12 @@ async fn tell(
     exit: Option<Exit>,
 ) -> Result<Exit, Failure> {
     let report = match directory {
-        Some(directory) => files::write(ledger, Some(run), directory).await?,
+        Some(directory) => {
+            let written = files::write(ledger, Some(run), directory).await?;
+            let Proven { head, previous } = written.proof;
+            ledger.note_proof(run, previous, head).await?;
+            written.report
+        }
         None => Report::of(ledger, Some(run)).await?,
     };
     let exit = exit.unwrap_or_else(|| report.result.into());

@@ -6,13 +6,13 @@ use crate::ledger::Outcome;
 pub fn next_step(outcome: Outcome, reason: &str) -> Option<&'static str> {
     Some(match (outcome, reason) {
         (Outcome::Missing | Outcome::Different, _) => {
-            "The same copy sends it again; then `verify --read-back` tells whether it stays right."
+            "The next copy sends it again; then `verify --read-back` tells whether it stays right."
         }
         (Outcome::Outdated, "source_damaged") => {
             "The source rotted and the target's copy is the good one: restore this file from the target before the \
              next change makes the copy send the damaged one."
         }
-        (Outcome::Outdated, _) => "The source is newer: the same copy sends it again.",
+        (Outcome::Outdated, _) => "The source is newer: the next copy sends it again.",
         (Outcome::Unverified, "not_compared") => {
             "Nobody has compared it: a copy without `--verify none`, or `verify --read-back`, does."
         }

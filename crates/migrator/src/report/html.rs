@@ -14,6 +14,7 @@ use crate::course::{Course, Point};
 use crate::ledger::{Count, OutcomeRecord, RunEnd, RunKind};
 use crate::quantity::{show_duration, show_name, show_size, show_text};
 use crate::report::advice::next_step;
+use crate::report::files::Proven;
 use crate::report::survey::Survey;
 use crate::report::{MAX_PROBLEMS, Report, Sums, Verdict};
 
@@ -24,7 +25,7 @@ mod chart;
 const STYLE: &str = include_str!("html/style.css");
 
 /// Makes the page.
-pub fn page(report: &Report, survey: &Survey) -> String {
+pub fn page(report: &Report, survey: &Survey, proof: &Proven) -> String {
     let run = &report.run;
     let title = format!("{} run {}: {}", kind(run.kind), run.id, verdict(report.result).0);
     let policy = format!(
@@ -53,11 +54,11 @@ pub fn page(report: &Report, survey: &Survey) -> String {
                     div.two { (outcomes(report)) (coverage(report, survey)) }
                     (reasons(report))
                     div.two { (sizes(survey)) (slowest(&report.course)) }
-                    div.two { (about(report)) (settings(report)) }
+                    div.two { (about(report, proof)) (settings(report)) }
                 }
                 footer {
                     p { "Beside this page: files.csv has every file, report.json the numbers for programs, SHA256SUMS the \
-                         checksums for `sha256sum -c`." }
+                         checksums for " code { "sha256sum -c" } ", proof.jsonl the chain of hashes that " code { "migrator proof" } " checks." }
                     p { "migrator " (show_text(&run.program)) ", run " (run.id) ". This page loads nothing and runs nothing." }
                 }
             }
@@ -216,7 +217,7 @@ fn problem(problem: &OutcomeRecord) -> Markup {
             bdi.name { (show_name(&problem.subject)) }
             @if let Some(size) = problem.size { span.mute { " " (show_size(size)) } }
             @if !detail.is_empty() { p { bdi { (show_text(detail)) } } }
-            @if let Some(next) = next_step(problem.outcome, &problem.reason) { p.next.mute { (next) } }
+            @if let Some(next) = next_step(problem.outcome, &problem.reason) { p.next.mute { (words(next)) } }
         }
     }
 }
@@ -367,7 +368,7 @@ fn coverage(report: &Report, survey: &Survey) -> Markup {
                 @if whole == 0 { "No file was planned." }
                 @else { (percent(proven, whole)) " of the files of this run are proven by their SHA-256." }
                 @if report.run.kind == RunKind::Copy && coverage.unverified.files == 0 && whole > 0 {
-                    " `migrator verify --read-back` proves it again, whenever you like."
+                    " " (words("`migrator verify --read-back` proves it again, whenever you like."))
                 }
             }
         }
@@ -387,7 +388,7 @@ fn reasons(report: &Report) -> Markup {
                                 td { (reason.outcome.as_str()) }
                                 th scope="row" { (show_text(&reason.reason).replace('_', " ")) }
                                 td.n { (grouped(reason.files)) }
-                                td.mute { (next_step(reason.outcome, &reason.reason).unwrap_or("")) }
+                                td.mute { (words(next_step(reason.outcome, &reason.reason).unwrap_or(""))) }
                             }
                         }
                     }
@@ -422,7 +423,7 @@ fn sizes(survey: &Survey) -> Markup {
                     tbody {
                         @for (index, class) in classes.iter().enumerate().take(last + 1).skip(first) {
                             tr {
-                                th scope="row" { (name(index)) }
+                                th.w scope="row" { (name(index)) }
                                 td.n { (grouped(class.files)) }
                                 td.b { (bar("f-skipped", class.files, most)) }
                                 td.n { (show_size(class.bytes)) }
@@ -460,7 +461,7 @@ fn slowest(course: &Course) -> Markup {
     }
 }
 
-fn about(report: &Report) -> Markup {
+fn about(report: &Report, proof: &Proven) -> Markup {
     let (run, work) = (&report.run, &report.work);
     let ended = match run.end {
         Some(RunEnd::Complete) => "complete",
@@ -483,6 +484,10 @@ fn about(report: &Report) -> Markup {
                 (fact("retries", html! { (grouped(work.retries)) }))
                 (fact("ledger", html! { bdi.name { (show_text(&report.ledger)) } }))
                 (fact("its files now", html! { (states.join(", ")) }))
+                (fact("proof", html! { span.hash { (proof.head) } }))
+                (fact("proof before it", html! {
+                    @match proof.previous { Some(previous) => span.hash { (previous) }, None => "none" }
+                }))
                 (fact("program", html! { "migrator " (show_text(&run.program)) }))
             } }
         }
@@ -500,6 +505,15 @@ fn settings(report: &Report) -> Markup {
                     @for (name, value) in settings { (fact(&show_text(name), html! { bdi { (show_text(value)) } })) }
                 } }
             }
+        }
+    }
+}
+
+/// Writes a text in which commands stand between backticks.
+fn words(text: &str) -> Markup {
+    html! {
+        @for (index, part) in text.split('`').enumerate() {
+            @if index % 2 == 1 { code { (part) } } @else { (part) }
         }
     }
 }

@@ -9,7 +9,7 @@ use storage_core::storage::Verified;
 
 use crate::item::State;
 use crate::ledger::{
-    self, FileFilter, FileRecord, Ledger, LedgerError, Outcome, OutcomeRecord, RunKind, RunRecord,
+    self, FileFilter, FileRecord, Ledger, LedgerError, Outcome, OutcomeRecord, RunId, RunKind, RunRecord,
 };
 
 /// What became of a file.
@@ -56,7 +56,9 @@ pub struct Row {
     pub reason: String,
     /// The error in full.
     pub detail: Option<String>,
-    /// When it became so: of an unchanged file, when it was last verified.
+    /// The run in which it became so: of an unchanged file, the one that last touched its row.
+    pub run: RunId,
+    /// When it became so: of an unchanged file, when its row was last touched.
     pub at: Timestamp,
 }
 
@@ -102,7 +104,7 @@ impl<'l> Rows<'l> {
                 if self.file.as_ref().is_some_and(|file| file.id.as_str() == outcome.subject) {
                     self.file = self.files.try_next().await?;
                 }
-                return Ok(Some(told(outcome)));
+                return Ok(Some(told(self.run.id, outcome)));
             }
             let next = self.files.try_next().await?;
             let Some(file) = std::mem::replace(&mut self.file, next) else { continue };
@@ -130,18 +132,17 @@ impl<'l> Rows<'l> {
         }
         // A later run touched the row: what it was at the time of this one is in the journal of the runs before.
         let history = self.ledger.history(file.id.as_str()).await?;
-        let mut before =
-            history.into_iter().filter(|(run, _)| *run < self.run.id).map(|(_, outcome)| outcome);
-        let last = before.rfind(|outcome| outcome.outcome != Outcome::Excluded);
-        Ok(last.filter(|outcome| outcome.outcome == Outcome::Copied).map(|outcome| Row {
+        let mut before = history.into_iter().filter(|(run, _)| *run < self.run.id);
+        let last = before.rfind(|(_, outcome)| outcome.outcome != Outcome::Excluded);
+        Ok(last.filter(|(_, outcome)| outcome.outcome == Outcome::Copied).map(|(run, outcome)| Row {
             fate: calm,
             attempts: 0,
-            ..told(outcome)
+            ..told(run, outcome)
         }))
     }
 }
 
-fn told(outcome: OutcomeRecord) -> Row {
+fn told(run: RunId, outcome: OutcomeRecord) -> Row {
     Row {
         subject: outcome.subject,
         size: outcome.size,
@@ -151,6 +152,7 @@ fn told(outcome: OutcomeRecord) -> Row {
         attempts: outcome.attempts,
         reason: outcome.reason,
         detail: outcome.detail,
+        run,
         at: outcome.at,
     }
 }
@@ -166,6 +168,7 @@ fn row(file: FileRecord, fate: Fate) -> Row {
         attempts: if unfinished { file.attempts } else { 0 },
         reason: String::new(),
         detail: None,
+        run: file.run,
         at: file.updated,
     }
 }

@@ -17,6 +17,8 @@ const HOSTILE: [&str; 6] = [
     "</style><style>*{display:none}",
 ];
 
+const PROOF: Proven = Proven { head: Digest::from_bytes([0; 32]), previous: None };
+
 fn report(text: &str) -> Report {
     let problem = |outcome| OutcomeRecord {
         subject: text.to_owned(),
@@ -61,10 +63,10 @@ fn report(text: &str) -> Report {
 
 #[test]
 fn no_name_reaches_the_page_as_anything_but_text() {
-    let plain = page(&report("plain"), &Survey::default());
+    let plain = page(&report("plain"), &Survey::default(), &PROOF);
     let elements = |page: &str| page.matches('<').count();
     for name in HOSTILE {
-        let page = page(&report(name), &Survey::default());
+        let page = page(&report(name), &Survey::default(), &PROOF);
         assert_eq!(elements(&page), elements(&plain), "{name:?} adds an element");
         let odd = |char: char| {
             char.is_control() && char != '\n'
@@ -77,7 +79,7 @@ fn no_name_reaches_the_page_as_anything_but_text() {
 
 #[test]
 fn the_page_asks_nobody_for_anything() {
-    let page = page(&report("plain"), &Survey::default());
+    let page = page(&report("plain"), &Survey::default(), &PROOF);
     for word in ["http:", "https:", "//", "url(", "@import", "<script", "src=", "style=\"", " on"] {
         let found = page.match_indices(word).filter(|(at, _)| {
             // Words of the text, as in "on average".
@@ -96,7 +98,7 @@ fn the_page_asks_nobody_for_anything() {
 /// What the browser compares is the text between the tags, byte for byte.
 #[test]
 fn the_policy_allows_the_style_sheet_of_the_page_and_no_other() {
-    let page = page(&report("plain"), &Survey::default());
+    let page = page(&report("plain"), &Survey::default(), &PROOF);
     let style = page.split("<style>").nth(1).unwrap().split("</style>").next().unwrap();
     let hash = Digest::of(style.as_bytes()).to_base64();
     assert!(page.contains(&format!("style-src 'sha256-{hash}'")), "{hash}");

@@ -82,6 +82,9 @@ pub struct CopyOptions {
     pub bandwidth: Option<NonZeroU64>,
     /// Attempts per file and run; default 3.
     pub attempts: NonZeroU32,
+    /// Read back and compare what the target did not compare itself; default: yes. Without it such a file is told as
+    /// unverified, and the next copy compares it.
+    pub compare: bool,
     /// Accept a source without any entry although the ledger holds files of it. Default: no, as it is rather a
     /// directory that is not mounted.
     pub allow_empty_source: bool,
@@ -100,6 +103,7 @@ impl Default for CopyOptions {
             part_size: const { NonZeroU64::MIN.saturating_add((16 << 20) - 1) },
             bandwidth: None,
             attempts: const { or_one(NonZeroU32::new(3)) },
+            compare: true,
             allow_empty_source: false,
         }
     }
@@ -116,6 +120,9 @@ pub struct VerifyOptions {
     pub concurrency: Option<NonZeroU32>,
     /// Bytes per second read back; default: no limit.
     pub bandwidth: Option<NonZeroU64>,
+    /// Read every byte of the source as well, and compare it with what was copied. Default: no; then a source that
+    /// rotted on its disk, where nothing else tells it, is not found.
+    pub read_source: bool,
     /// As for copies; default: no.
     pub allow_empty_source: bool,
 }

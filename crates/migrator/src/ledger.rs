@@ -22,6 +22,7 @@ use storage_core::storage::{PartReceipt, UploadTicket, Verified};
 
 use crate::course::Course;
 use crate::item::State;
+use crate::subset::Subset;
 
 /// The ledger's result.
 pub type Result<T, E = LedgerError> = std::result::Result<T, E>;
@@ -171,6 +172,8 @@ pub struct Tally {
     pub parts_resumed: u64,
     /// Attempts beyond the first, over all files.
     pub retries: u64,
+    /// The part of all files that an audit was about; nothing: all.
+    pub subset: Option<Subset>,
 }
 
 /// One execution of copy or verify.

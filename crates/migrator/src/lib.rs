@@ -15,6 +15,7 @@ pub mod progress;
 pub mod quantity;
 pub mod report;
 pub mod scan;
+pub mod subset;
 pub mod throttle;
 pub mod transfer;
 pub mod verify;

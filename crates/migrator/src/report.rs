@@ -99,6 +99,8 @@ pub enum Verdict {
     SomeFailed,
     /// An audit found files missing, different, outdated or unproven.
     Mismatch,
+    /// Everything is in the target, and of some files nobody compared the bytes, as it was asked for.
+    Unverified,
     /// It was asked to stop.
     Interrupted,
     /// It could not go on, or was killed.
@@ -366,11 +368,15 @@ fn verdict(run: &RunRecord, sums: &Sums) -> Verdict {
         Some(RunEnd::Interrupted) => Verdict::Interrupted,
         Some(RunEnd::Aborted) => Verdict::Aborted,
         Some(RunEnd::Complete) => {
-            let findings = [sums.missing, sums.different, sums.unverified, sums.outdated];
-            if findings.iter().any(|count| count.files > 0) {
+            let audit = run.kind == RunKind::Verify;
+            let findings = [sums.missing, sums.different, sums.outdated];
+            let findings = findings.iter().chain(audit.then_some(&sums.unverified));
+            if findings.into_iter().any(|count| count.files > 0) {
                 Verdict::Mismatch
             } else if sums.failed.files > 0 || sums.unseen.files > 0 || !run.scan_complete {
                 Verdict::SomeFailed
+            } else if sums.unverified.files > 0 {
+                Verdict::Unverified
             } else {
                 Verdict::Clean
             }

@@ -11,6 +11,7 @@ use storage_core::checksum::Digest;
 use crate::config::{check_concurrency, check_part_size};
 use crate::quantity::{parse_age, parse_rate, parse_size};
 use crate::report::proof::parse_hash;
+use crate::subset::Subset;
 
 const ABOUT: &str = "Moves files between storages: verified, resumable, reported";
 
@@ -265,6 +266,11 @@ pub struct Copy {
     /// directory is made when it is missing; it must not lie inside the source or the target.
     #[arg(long, value_name = "DIR")]
     pub report: Option<PathBuf>,
+    /// Which bytes are compared
+    ///
+    /// A target that refuses wrong bytes has compared them in any case.
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t = VerifyMode::Transferred)]
+    pub verify: VerifyMode,
     /// Accept a source without any entry, although the ledger holds files of it
     ///
     /// Without this such a source is refused: rather than empty it is not mounted.
@@ -284,6 +290,18 @@ pub struct Copy {
     pub part_size: Option<NonZeroU64>,
 }
 
+/// Which bytes a copy compares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum VerifyMode {
+    /// Those of every file that the run transfers
+    Transferred,
+    /// As transferred; and after the run every byte of the target is read and compared, as `verify --read-back` does:
+    /// a run and a report of its own, in the directory `verify` of --report
+    All,
+    /// None that have to be read back for it: such files are reported as unverified, and the next copy compares them
+    None,
+}
+
 /// `verify`
 #[derive(Debug, clap::Args)]
 pub struct Verify {
@@ -297,6 +315,18 @@ pub struct Verify {
     /// unverified. Only reading finds bits that flipped on the disk.
     #[arg(long)]
     pub read_back: bool,
+    /// Read every byte of the source as well
+    ///
+    /// Finds sources that rotted on their disk, where neither size nor times tell it. Such a file is told as outdated,
+    /// and nothing is repaired from it.
+    #[arg(long)]
+    pub read_source: bool,
+    /// Audit a part of the files only: N/T is the N-th of T parts
+    ///
+    /// A file's part follows from its name alone (SHA-256 of the name, modulo T), so T runs with N from 1 to T cover
+    /// everything, whatever comes and goes in between.
+    #[arg(long, value_name = "N/T")]
+    pub subset: Option<Subset>,
     /// Write report.html, report.json, files.csv, SHA256SUMS and proof.jsonl into this directory after the run
     #[arg(long, value_name = "DIR")]
     pub report: Option<PathBuf>,

@@ -6,10 +6,11 @@ use storage_core::storage::Access;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::args;
+use crate::cli::args::VerifyMode;
 use crate::cli::context::{Context, filter, shown};
-use crate::cli::run::{conclude, latest, prepare_report};
+use crate::cli::run::{close, latest, outcome, prepare_report};
 use crate::cli::watch::{Style, Watch, progress};
-use crate::engine::{self, CopyOptions, Job};
+use crate::engine::{self, CopyOptions, Job, VerifyOptions};
 use crate::failure::{Exit, Failure, Side};
 use crate::ledger::sqlite::OpenMode;
 
@@ -36,6 +37,7 @@ pub(super) async fn run(
     options.part_size = args.part_size.or(settings.part_size).unwrap_or(options.part_size);
     options.bandwidth = settings.bandwidth;
     options.allow_empty_source = args.allow_empty_source;
+    options.compare = args.verify != VerifyMode::None;
     let mut job = Job::new(Arc::clone(&source.storage), Arc::clone(&target.storage), ledger);
     job.filter = filter;
     job.progress = progress(context.output.clone());
@@ -47,5 +49,26 @@ pub(super) async fn run(
     let watch = Watch::start(&context.output, &job.progress, style);
     let ended = engine::copy(&job, &options).await;
     watch.finish().await;
-    conclude(context, job, [source, target], before, ended, report.as_deref()).await
+    let mut exit = outcome(context, &*job.ledger, before, ended, report.as_deref()).await;
+    if let (Ok(copied @ (Exit::Ok | Exit::SomeFailed)), VerifyMode::All) = (&exit, args.verify) {
+        let copied = *copied;
+        let audit = VerifyOptions {
+            read_back: true,
+            concurrency: settings.concurrency,
+            bandwidth: settings.bandwidth,
+            allow_empty_source: args.allow_empty_source,
+            ..VerifyOptions::default()
+        };
+        job.progress = progress(context.output.clone());
+        let before = latest(&*job.ledger).await;
+        let watch = Watch::start(&context.output, &job.progress, style);
+        let ended = engine::verify(&job, &audit).await;
+        watch.finish().await;
+        let directory = report.map(|directory| directory.join("verify"));
+        let audited = outcome(context, &*job.ledger, before, ended, directory.as_deref()).await;
+        // A file that failed is missing to the audit as well: what is wrong with the target is said first.
+        exit = audited.map(|audited| if audited == Exit::Ok { copied } else { audited });
+    }
+    close(job, [source, target]).await;
+    exit
 }

@@ -23,7 +23,7 @@ pub(super) async fn run(
     stop: CancellationToken,
 ) -> Result<Exit, Failure> {
     let settings = context.settings(Some(&args.pace), &args.which);
-    let filter = filter(&settings)?;
+    let filter = filter(&settings)?.with_subset(args.subset);
     let (migration, report) = context.migration(&args.pair, args.report.as_deref())?;
     let ledger = Arc::new(context.open_ledger(&migration, OpenMode::Existing).await?);
     prepare_report(report.as_deref())?;
@@ -37,6 +37,7 @@ pub(super) async fn run(
     let options = VerifyOptions {
         allow_empty_source: args.allow_empty_source,
         read_back: args.read_back,
+        read_source: args.read_source,
         concurrency: settings.concurrency,
         bandwidth: settings.bandwidth,
     };

@@ -108,6 +108,7 @@ pub async fn copy(job: &Job, options: &CopyOptions) -> Result<Ended, EngineError
         ledger: Arc::clone(&job.ledger),
         throttle,
         attempts: options.attempts.get(),
+        compare: options.compare,
         run,
         recorder,
         progress: job.progress.clone(),
@@ -164,6 +165,7 @@ fn settings(job: &Job, options: &CopyOptions) -> BTreeMap<String, String> {
     set("concurrency", options.concurrency.to_string());
     set("part-size", options.part_size.to_string());
     set("bandwidth", options.bandwidth.map_or_else(|| "no limit".to_owned(), |rate| rate.to_string()));
+    set("verify", if options.compare { "transferred" } else { "none" }.to_owned());
     if options.allow_empty_source {
         set("allow-empty-source", "yes".to_owned());
     }

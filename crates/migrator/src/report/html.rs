@@ -80,6 +80,7 @@ const fn verdict(verdict: Verdict) -> (&'static str, &'static str) {
         Verdict::Clean => ("complete", "good"),
         Verdict::SomeFailed => ("some files failed", "bad"),
         Verdict::Mismatch => ("the target is not what it should be", "bad"),
+        Verdict::Unverified => ("complete, not verified", "warn"),
         Verdict::Interrupted => ("interrupted", "warn"),
         Verdict::Aborted => ("broke off", "bad"),
         Verdict::Running => ("not ended", "warn"),
@@ -110,6 +111,10 @@ fn sentence(report: &Report) -> String {
             let found = findings.iter().map(|count| count.files).sum();
             format!("{} of {planned} are not in the target as they should be.", grouped(found))
         }
+        Verdict::Unverified => format!(
+            "{} of {planned} are in the target and NOT verified: nobody has compared their bytes, as `--verify none` asked.",
+            grouped(sums.unverified.files)
+        ),
         Verdict::Interrupted => {
             "It was asked to stop; the same command continues where it stopped.".to_owned()
         }
@@ -120,12 +125,12 @@ fn sentence(report: &Report) -> String {
 
 fn header(report: &Report) -> Markup {
     let run = &report.run;
-    let (words, class) = verdict(report.result);
+    let (result, class) = verdict(report.result);
     html! {
         header {
             div.head {
                 h1 { (kind(run.kind)) " run " (run.id) }
-                span class={ "badge " (class) } { (words) }
+                span class={ "badge " (class) } { (result) }
             }
             dl.pair {
                 dt { "from" } dd { bdi.name { (show_text(&report.pair.source)) } }
@@ -136,7 +141,7 @@ fn header(report: &Report) -> Markup {
                 @if let Some(finished) = run.finished { " to " (time(finished)) }
                 @if let Some(took) = took(report) { " · " (show_duration(took)) }
             }
-            p.verdict { (sentence(report)) }
+            p.verdict { (words(&sentence(report))) }
         }
     }
 }

@@ -116,6 +116,9 @@ impl<'l> Rows<'l> {
 
     /// Says what became of a file that the run's journal has no line of.
     async fn untold(&self, file: FileRecord) -> Result<Option<Row>, LedgerError> {
+        if self.run.tally.subset.is_some_and(|subset| !subset.takes(&file.id)) {
+            return Ok(None);
+        }
         let seen = self.run.scanned_to.as_ref().is_some_and(|last| file.id <= *last);
         if file.run == self.run.id && matches!(file.state, State::Copying | State::Copied) {
             return Ok(Some(row(file, Fate::Unfinished)));

@@ -11,6 +11,7 @@ pub mod item;
 pub mod lanes;
 pub mod ledger;
 pub mod plan;
+pub mod preserve;
 pub mod progress;
 pub mod quantity;
 pub mod report;

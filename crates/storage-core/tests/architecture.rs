@@ -131,6 +131,8 @@ const MIGRATOR: &[Row] = &[
     ("plan", &["item", "ledger", "scan"]),
     // What happens is told in the words of the book: outcomes, kinds of run.
     ("progress", &["course", "ledger"]),
+    // A layer of the program's own, over whatever is in a directory.
+    ("preserve", &[]),
     ("throttle", &[]),
     ("lanes", &[]),
     // Siblings: neither knows the other, nor the ledger.
@@ -159,6 +161,7 @@ const MIGRATOR: &[Row] = &[
             "ledger::sqlite",
             "metrics",
             "plan",
+            "preserve",
             "progress",
             "quantity",
             "report",

@@ -266,6 +266,14 @@ pub struct Copy {
     /// directory is made when it is missing; it must not lie inside the source or the target.
     #[arg(long, value_name = "DIR")]
     pub report: Option<PathBuf>,
+    /// Keep what a file system knows of a file besides its bytes (comma-separated)
+    ///
+    /// From a directory it is read and travels with the object; into a directory it is set on the file. Owner needs the
+    /// right to change owners. With symlinks, symbolic links become objects without bytes and links again. One of the
+    /// two storages must be a directory; the same choice belongs on the way there and on the way back. docs/preserve.md
+    /// has the form, and what does not fit an object.
+    #[arg(long, value_name = "WHAT", value_enum, value_delimiter = ',')]
+    pub preserve: Vec<Kept>,
     /// Which bytes are compared
     ///
     /// A target that refuses wrong bytes has compared them in any case.
@@ -290,6 +298,23 @@ pub struct Copy {
     pub part_size: Option<NonZeroU64>,
 }
 
+/// What is kept of a file besides its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kept {
+    /// Permission bits, set-user-id, set-group-id, sticky
+    Mode,
+    /// User and group, by number
+    Owner,
+    /// Modification time, to the nanosecond
+    Mtime,
+    /// Extended attributes user.*
+    Xattrs,
+    /// Symbolic links themselves
+    Symlinks,
+    /// All of these
+    All,
+}
+
 /// Which bytes a copy compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum VerifyMode {
@@ -308,6 +333,9 @@ pub struct Verify {
     /// The two storages.
     #[command(flatten)]
     pub pair: Pair,
+    /// What the copy was told to keep (comma-separated): with symlinks, links are audited as well
+    #[arg(long, value_name = "WHAT", value_enum, value_delimiter = ',')]
+    pub preserve: Vec<Kept>,
     /// Read every byte of the target
     ///
     /// By default the target's checksums are believed where it has been shown that it refuses wrong bytes, and a

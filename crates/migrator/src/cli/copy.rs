@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::args;
 use crate::cli::args::VerifyMode;
-use crate::cli::context::{Context, filter, shown};
+use crate::cli::context::{Context, filter, preserve, shown};
 use crate::cli::run::{close, latest, outcome, prepare_report};
 use crate::cli::watch::{Style, Watch, progress};
 use crate::engine::{self, CopyOptions, Job, VerifyOptions};
@@ -28,9 +28,12 @@ pub(super) async fn run(
     let (migration, report) = context.migration(&args.pair, args.report.as_deref())?;
     // The lock first: nobody else changes the target from here on.
     let ledger = Arc::new(context.open_ledger(&migration, OpenMode::Create).await?);
+    let kept = preserve(&args.preserve, &migration)?;
     prepare_report(report.as_deref())?;
     let source = context.open(&migration.source, Side::Source, Access::ReadOnly).await?;
+    let source = source.preserving(&migration.source, Side::Source, kept)?;
     let target = context.open(&migration.target, Side::Target, Access::ReadWrite).await?;
+    let target = target.preserving(&migration.target, Side::Target, kept)?;
 
     let mut options = CopyOptions::default();
     options.concurrency = settings.concurrency.unwrap_or(options.concurrency);
@@ -42,6 +45,7 @@ pub(super) async fn run(
     job.filter = filter;
     job.progress = progress(context.output.clone());
     job.settings = shown(&settings);
+    job.settings.extend(kept.any().then(|| ("preserve".to_owned(), kept.to_string())));
     job.stop = stop;
 
     let before = latest(&*job.ledger).await;

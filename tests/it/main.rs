@@ -8,5 +8,6 @@ mod kills;
 mod names;
 mod refusals;
 mod reports;
+mod restore;
 mod support;
 mod traps;

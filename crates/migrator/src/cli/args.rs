@@ -165,6 +165,9 @@ pub enum Command {
     /// Each file is verified: by the target where it has been shown that it refuses wrong bytes, else by
     /// reading the copy back. Files that fail are reported and do not stop the others. The same command
     /// continues a run that was stopped, from the part where it stopped.
+    ///
+    /// `restore` is the same command, for the way back: `migrator restore s3://bucket /srv/files`.
+    #[command(visible_alias = "restore")]
     Copy(Copy),
     /// Compare source, ledger and target
     ///

@@ -3,8 +3,11 @@
 #![allow(clippy::disallowed_methods, reason = "tests make and change files")]
 
 mod audit;
+mod damage;
 mod kills;
 mod names;
 mod refusals;
+mod reports;
+mod restore;
 mod support;
 mod traps;

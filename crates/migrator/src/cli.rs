@@ -24,6 +24,7 @@ mod logging;
 mod output;
 pub mod place;
 mod plan;
+mod proof;
 mod report;
 mod run;
 mod signals;
@@ -79,6 +80,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<Exit, Failure> 
         Command::Verify(args) => Box::pin(verify::run(context, &args, stop)).await,
         Command::Status(args) => Box::pin(status::run(context, &args)).await,
         Command::Report(args) => Box::pin(report::run(context, &args)).await,
+        Command::Proof(args) => proof::run(context, &args),
         Command::Explain(args) => Box::pin(explain::run(context, &args)).await,
         Command::Cleanup(args) => Box::pin(cleanup::run(context, &args, stop)).await,
     }

@@ -1,5 +1,6 @@
 //! Runs: plan, copy, verify and cleanup, from the first entry of the scan to the last row of the ledger.
 
+use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ pub use self::verify::verify;
 mod copy;
 mod crew;
 mod recorder;
+mod sampling;
 mod sweep;
 mod verify;
 mod worker;
@@ -45,6 +47,9 @@ pub struct Job {
     pub filter: Filter,
     /// Numbers for whoever watches.
     pub progress: Progress,
+    /// Settings that the report is to show beside those of the options, each by its name: nothing else is done
+    /// with them.
+    pub settings: BTreeMap<String, String>,
     /// Cancelled when the run is to stop: what is in flight has 8 seconds to end, the rest is not begun.
     pub stop: CancellationToken,
 }
@@ -58,6 +63,7 @@ impl Job {
             ledger,
             filter: Filter::default(),
             progress: Progress::new(),
+            settings: BTreeMap::new(),
             stop: CancellationToken::new(),
         }
     }
@@ -78,6 +84,9 @@ pub struct CopyOptions {
     pub bandwidth: Option<NonZeroU64>,
     /// Attempts per file and run; default 3.
     pub attempts: NonZeroU32,
+    /// Read back and compare what the target did not compare itself; default: yes. Without it such a file is told as
+    /// unverified, and the next copy compares it.
+    pub compare: bool,
     /// Accept a source without any entry although the ledger holds files of it. Default: no, as it is rather a
     /// directory that is not mounted.
     pub allow_empty_source: bool,
@@ -113,6 +122,7 @@ impl Default for CopyOptions {
             part_size: const { NonZeroU64::MIN.saturating_add((16 << 20) - 1) },
             bandwidth: None,
             attempts: const { or_one(NonZeroU32::new(3)) },
+            compare: true,
             allow_empty_source: false,
         }
     }
@@ -129,6 +139,9 @@ pub struct VerifyOptions {
     pub concurrency: Option<NonZeroU32>,
     /// Bytes per second read back; default: no limit.
     pub bandwidth: Option<NonZeroU64>,
+    /// Read every byte of the source as well, and compare it with what was copied. Default: no; then a source that
+    /// rotted on its disk, where nothing else tells it, is not found.
+    pub read_source: bool,
     /// As for copies; default: no.
     pub allow_empty_source: bool,
 }

@@ -20,7 +20,9 @@ use storage_core::id::FileId;
 use storage_core::metadata::Version;
 use storage_core::storage::{PartReceipt, UploadTicket, Verified};
 
+use crate::course::Course;
 use crate::item::State;
+use crate::subset::Subset;
 
 /// The ledger's result.
 pub type Result<T, E = LedgerError> = std::result::Result<T, E>;
@@ -170,6 +172,8 @@ pub struct Tally {
     pub parts_resumed: u64,
     /// Attempts beyond the first, over all files.
     pub retries: u64,
+    /// The part of all files that an audit was about; nothing: all.
+    pub subset: Option<Subset>,
 }
 
 /// One execution of copy or verify.
@@ -289,6 +293,34 @@ pub struct OutcomeRecord {
     pub at: Timestamp,
 }
 
+/// An attempt at a file that failed and was followed by another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// In this run.
+    pub run: RunId,
+    /// Its number in the run, from 1.
+    pub number: u32,
+    /// Why it failed: a stable word.
+    pub reason: String,
+    /// The error in full.
+    pub detail: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// A proof of a run that was handed out: the next one names its head.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProofRecord {
+    /// The run.
+    pub run: RunId,
+    /// Head of the proof before it, where there was one.
+    pub previous: Option<Digest>,
+    /// Hash of its last line.
+    pub head: Digest,
+    /// When it was made.
+    pub at: Timestamp,
+}
+
 /// The row of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileRecord {
@@ -397,6 +429,17 @@ pub enum Change {
         by: Verified,
         /// Attempts in this run; nothing in an audit, which journals no match.
         attempts: Option<u32>,
+    },
+    /// An attempt failed and another follows: kept for whoever asks what happened to the file. Never stale.
+    Tried {
+        /// The file.
+        id: FileId,
+        /// The attempt that failed, from 1.
+        number: u32,
+        /// A stable word.
+        reason: String,
+        /// The error in full.
+        detail: String,
     },
     /// This run gives up on the file; journals `Failed`. An open upload stays, to be resumed, and what is
     /// published stays `Copied`, to be compared.
@@ -528,6 +571,24 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
 
     /// Returns what every run noted of one subject, oldest first.
     async fn history(&self, subject: &str) -> Result<Vec<(RunId, OutcomeRecord)>>;
+
+    /// Returns the attempts at a file that were followed by another, oldest first.
+    async fn attempts(&self, id: &FileId) -> Result<Vec<Attempt>>;
+
+    /// Notes how a run goes; a later note replaces the earlier.
+    ///
+    /// # Errors
+    /// [`LedgerError::Other`]: the run is not open.
+    async fn note_course(&self, run: RunId, course: Course) -> Result<()>;
+
+    /// Returns how a run went; nothing where nobody noted it.
+    async fn course(&self, run: RunId) -> Result<Option<Course>>;
+
+    /// Notes the proof of a run that ended. The first one stays: a later one is [`Recorded::Stale`].
+    async fn note_proof(&self, run: RunId, previous: Option<Digest>, head: Digest) -> Result<Recorded>;
+
+    /// Returns the proof of a run, or, with no run, the latest; nothing where none was handed out.
+    async fn proof(&self, run: Option<RunId>) -> Result<Option<ProofRecord>>;
 
     /// Counts the files by state.
     async fn state_counts(&self) -> Result<BTreeMap<State, Count>>;

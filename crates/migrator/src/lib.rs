@@ -4,16 +4,19 @@
 
 pub mod cli;
 pub mod config;
+pub mod course;
 pub mod engine;
 pub mod failure;
 pub mod item;
 pub mod lanes;
 pub mod ledger;
 pub mod plan;
+pub mod preserve;
 pub mod progress;
 pub mod quantity;
 pub mod report;
 pub mod scan;
+pub mod subset;
 pub mod throttle;
 pub mod transfer;
 pub mod verify;

@@ -3,11 +3,13 @@
 //! Nothing here decides anything: the report and the exit code come from the ledger.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use serde::Serialize;
 
+use crate::course::{Slow, Slowest};
 use crate::ledger::{Outcome, RunId, RunKind};
 
 /// Something that happened, for whoever follows a run line by line.
@@ -61,6 +63,9 @@ pub struct Progress(Arc<Inner>);
 struct Inner {
     numbers: Numbers,
     sink: Option<Sink>,
+    slowest: Mutex<Slowest>,
+    /// Microseconds that a file must exceed to be among the slowest: nearly all files read this and nothing else.
+    slow: AtomicU64,
 }
 
 macro_rules! numbers {
@@ -119,7 +124,7 @@ impl Progress {
     /// Makes numbers whose events go to `sink` as they happen. The sink is called from many threads and must
     /// be quick.
     pub fn with_sink(sink: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
-        Self(Arc::new(Inner { numbers: Numbers::default(), sink: Some(Box::new(sink)) }))
+        Self(Arc::new(Inner { sink: Some(Box::new(sink)), ..Inner::default() }))
     }
 
     /// Returns the numbers at this moment.
@@ -190,10 +195,15 @@ impl Progress {
         self.tell(&Event::Retry { subject, attempt, detail });
     }
 
-    /// Counts a file as in work until the guard is dropped.
-    pub fn active(&self) -> Active {
+    /// Counts a file as in work until the guard is dropped, which also tells how long it took.
+    pub fn active<'a>(&'a self, subject: &'a str, size: u64) -> Active<'a> {
         add(&self.0.numbers.active, 1);
-        Active(self.clone())
+        Active { progress: self, subject, size, since: Instant::now() }
+    }
+
+    /// Returns the files that took longest, the slowest first.
+    pub fn slowest(&self) -> Vec<Slow> {
+        self.0.slowest.lock().unwrap_or_else(PoisonError::into_inner).list().to_vec()
     }
 }
 
@@ -209,10 +219,21 @@ impl fmt::Debug for Progress {
 
 /// A file in work; dropped when it is done.
 #[derive(Debug)]
-pub struct Active(Progress);
+pub struct Active<'a> {
+    progress: &'a Progress,
+    subject: &'a str,
+    size: u64,
+    since: Instant,
+}
 
-impl Drop for Active {
+impl Drop for Active<'_> {
     fn drop(&mut self) {
-        self.0.0.numbers.active.fetch_sub(1, Ordering::Relaxed);
+        let inner = &self.progress.0;
+        inner.numbers.active.fetch_sub(1, Ordering::Relaxed);
+        let took = u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX);
+        if took > inner.slow.load(Ordering::Relaxed) {
+            let mut slowest = inner.slowest.lock().unwrap_or_else(PoisonError::into_inner);
+            inner.slow.store(slowest.take(self.subject, self.size, took), Ordering::Relaxed);
+        }
     }
 }

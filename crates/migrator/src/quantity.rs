@@ -160,9 +160,10 @@ pub fn show_text(text: &str) -> String {
     shown
 }
 
-/// Bidirectional controls, zero-width characters and separators of lines (Unicode TR 36, section 3).
+/// Bidirectional controls, characters of no width and separators of lines (Unicode TR 36, section 3).
 fn is_format(char: char) -> bool {
-    matches!(char, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+    matches!(char, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+        || matches!(char, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 #[cfg(test)]

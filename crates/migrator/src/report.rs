@@ -1,9 +1,9 @@
 //! What a run did, told from the ledger alone.
 //!
-//! A report is three files and a text: `report.json` (sums; its schema is `docs/report.schema.json`),
-//! `files.csv` (one row per file), `SHA256SUMS` (for `sha256sum -c` inside the source directory). Each is
-//! written beside its place and renamed, so that a reader sees a whole report or the former one. Memory does not
-//! grow with the number of files.
+//! A report is five files and a text: `report.html` (for people; one file, no script, nothing is loaded),
+//! `report.json` (sums; its schema is `docs/report.schema.json`), `files.csv` (one row per file), `SHA256SUMS` (for
+//! `sha256sum -c` inside the source directory), `proof.jsonl` (every file, chained by SHA-256: [`proof`]). Each is written beside its place and renamed, so that a reader sees a
+//! whole report or the former one. Memory does not grow with the number of files.
 //!
 //! **The sums are checked, not trusted.** The scan counts what is planned; the journal counts what became of it;
 //! the two meet here. Of a run that ended, `planned = copied + unchanged + skipped + failed` must hold (of an
@@ -22,13 +22,18 @@ use jiff::Timestamp;
 use serde::Serialize;
 use storage_core::id::FileId;
 
+use crate::course::Course;
 use crate::item::State;
 use crate::ledger::{
     Binding, Count, Ledger, LedgerError, Outcome, OutcomeRecord, RunEnd, RunId, RunKind, RunRecord, Tally,
 };
 
+pub mod advice;
 pub mod files;
+pub mod html;
+pub mod proof;
 pub mod rows;
+pub mod survey;
 pub mod text;
 
 /// Version of `report.json`; grows when a field changes its meaning or goes.
@@ -94,6 +99,8 @@ pub enum Verdict {
     SomeFailed,
     /// An audit found files missing, different, outdated or unproven.
     Mismatch,
+    /// Everything is in the target, and of some files nobody compared the bytes, as it was asked for.
+    Unverified,
     /// It was asked to stop.
     Interrupted,
     /// It could not go on, or was killed.
@@ -209,6 +216,9 @@ pub struct Report {
     pub states: BTreeMap<State, Count>,
     /// The first [`MAX_PROBLEMS`] failures and findings, in order of their names.
     pub problems: Vec<OutcomeRecord>,
+    /// How it went; in the files of the report alone.
+    #[serde(skip)]
+    pub course: Course,
 }
 
 impl Report {
@@ -249,6 +259,7 @@ impl Report {
             work: Work { bytes_read, bytes_sent, parts_sent, parts_resumed, retries },
             states: ledger.state_counts().await?,
             problems,
+            course: ledger.course(record.id).await?.unwrap_or_default(),
             run: summary(record),
         })
     }
@@ -357,11 +368,15 @@ fn verdict(run: &RunRecord, sums: &Sums) -> Verdict {
         Some(RunEnd::Interrupted) => Verdict::Interrupted,
         Some(RunEnd::Aborted) => Verdict::Aborted,
         Some(RunEnd::Complete) => {
-            let findings = [sums.missing, sums.different, sums.unverified, sums.outdated];
-            if findings.iter().any(|count| count.files > 0) {
+            let audit = run.kind == RunKind::Verify;
+            let findings = [sums.missing, sums.different, sums.outdated];
+            let findings = findings.iter().chain(audit.then_some(&sums.unverified));
+            if findings.into_iter().any(|count| count.files > 0) {
                 Verdict::Mismatch
             } else if sums.failed.files > 0 || sums.unseen.files > 0 || !run.scan_complete {
                 Verdict::SomeFailed
+            } else if sums.unverified.files > 0 {
+                Verdict::Unverified
             } else {
                 Verdict::Clean
             }

@@ -12,11 +12,14 @@ use storage_core::id::{FileId, Prefix};
 use storage_core::metadata::FileMetadata;
 use storage_core::storage::{FileStorage, ListOptions};
 
+use crate::subset::Subset;
+
 /// Which files of the source a run is about; the default is all.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     include: Option<Arc<Gitignore>>,
     exclude: Option<Arc<Gitignore>>,
+    subset: Option<Subset>,
 }
 
 /// A pattern that cannot be understood.
@@ -47,11 +50,31 @@ impl Filter {
     /// # Errors
     /// The first pattern that cannot be understood.
     pub fn from_globs(include: &[String], exclude: &[String]) -> Result<Self, FilterError> {
-        Ok(Self { include: matcher(include)?, exclude: matcher(exclude)? })
+        Ok(Self { include: matcher(include)?, exclude: matcher(exclude)?, subset: None })
+    }
+
+    /// Narrows a run to a part of all files; what a pattern says holds besides.
+    #[must_use]
+    pub fn with_subset(mut self, subset: Option<Subset>) -> Self {
+        self.subset = subset;
+        self
+    }
+
+    /// Returns the part of all files that a run is about; nothing: all.
+    pub fn subset(&self) -> Option<Subset> {
+        self.subset
+    }
+
+    /// Tells whether a file is in the part that a run is about, whatever the patterns say.
+    pub fn in_subset(&self, id: &FileId) -> bool {
+        self.subset.is_none_or(|subset| subset.takes(id))
     }
 
     /// Tells whether a run is about this file.
     pub fn takes(&self, id: &FileId) -> bool {
+        if !self.in_subset(id) {
+            return false;
+        }
         let included = self.include.as_ref().is_none_or(|globs| matches(globs, id));
         included && !self.exclude.as_ref().is_some_and(|globs| matches(globs, id))
     }

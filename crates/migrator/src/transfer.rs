@@ -686,7 +686,8 @@ impl BodySource for SourceBody {
                 Ok(piece)
             }
         });
-        Ok(body.boxed())
+        // Whoever reads it may ask again after its end.
+        Ok(body.fuse().boxed())
     }
 
     fn in_memory(&self) -> Option<&Bytes> {

@@ -296,6 +296,39 @@ async fn an_audit_finds_what_is_missing_different_extra_unproven_and_outdated() 
     assert_eq!(outcomes, BTreeMap::new());
 }
 
+/// Why the first attempts failed is not forgotten because the last one did not.
+#[tokio::test]
+async fn every_attempt_at_a_file_is_kept_and_how_the_run_went() {
+    let bench = bench().await;
+    for name in ["a", "b"] {
+        bench.put(name, "abc").await;
+    }
+    bench.flaky.fail_next(Op::Upload, Fault::Before(ErrorKind::Timeout));
+    bench.flaky.fail_next(Op::Upload, Fault::Before(ErrorKind::Throttled));
+    let mut options = once();
+    options.attempts = NonZeroU32::new(3).unwrap();
+    let run = bench.copy_with(&options).await;
+    assert_eq!((run.tally.retries, run.tally.planned), (2, 2));
+    let mut reasons = Vec::new();
+    for name in ["a", "b"] {
+        for attempt in bench.ledger.attempts(&id(name)).await.unwrap() {
+            assert_eq!((attempt.run, attempt.number), (run.id, 1));
+            assert!(!attempt.detail.is_empty());
+            reasons.push(attempt.reason);
+        }
+    }
+    reasons.sort();
+    assert_eq!(reasons, ["throttled", "timeout"]);
+
+    let course = bench.ledger.course(run.id).await.unwrap().unwrap();
+    assert_eq!(course.settings["attempts"], "3");
+    assert_eq!(course.timeline.iter().map(|point| point.sent).sum::<u64>(), run.tally.bytes_sent);
+    assert_eq!(course.timeline.iter().map(|point| point.done).sum::<u64>(), 2);
+    let mut slowest: Vec<_> = course.slowest.iter().map(|slow| slow.id.as_str()).collect();
+    slowest.sort_unstable();
+    assert_eq!(slowest, ["a", "b"]);
+}
+
 #[tokio::test]
 async fn a_file_gone_from_the_source_stays_in_the_target() {
     let bench = bench().await;

@@ -6,9 +6,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+use storage_core::checksum::Digest;
 
 use crate::config::{check_concurrency, check_part_size};
 use crate::quantity::{parse_age, parse_rate, parse_size};
+use crate::report::proof::parse_hash;
+use crate::subset::Subset;
 
 const ABOUT: &str = "Moves files between storages: verified, resumable, reported";
 
@@ -162,6 +165,9 @@ pub enum Command {
     /// Each file is verified: by the target where it has been shown that it refuses wrong bytes, else by
     /// reading the copy back. Files that fail are reported and do not stop the others. The same command
     /// continues a run that was stopped, from the part where it stopped.
+    ///
+    /// `restore` is the same command, for the way back: `migrator restore s3://bucket /srv/files`.
+    #[command(visible_alias = "restore")]
     Copy(Copy),
     /// Compare source, ledger and target
     ///
@@ -173,7 +179,12 @@ pub enum Command {
     Status(Lookup),
     /// Show the report of a run, or write it into a directory
     Report(Report),
-    /// Tell everything the ledger knows of one file
+    /// Check the proof of a run, or a chain of them
+    ///
+    /// Reads proof.jsonl of a report and checks every line: the chain of hashes, the order, the totals. The first
+    /// broken line is named, and the exit code is 5. Needs no ledger and no storage. docs/proof.md has the format.
+    Proof(Proof),
+    /// Tell everything the ledger knows of one file: every attempt, who verified it, what comes next
     #[command(
         override_usage = "migrator explain [OPTIONS] SOURCE TARGET ID\n       migrator explain [OPTIONS] \
                                 --ledger PATH ID"
@@ -253,12 +264,25 @@ pub struct Copy {
     /// The two storages.
     #[command(flatten)]
     pub pair: Pair,
-    /// Write report.json, files.csv and SHA256SUMS into this directory after the run
+    /// Write report.html, report.json, files.csv, SHA256SUMS and proof.jsonl into this directory after the run
     ///
     /// `sha256sum -c SHA256SUMS`, run inside a source directory, checks every file that is migrated. The
     /// directory is made when it is missing; it must not lie inside the source or the target.
     #[arg(long, value_name = "DIR")]
     pub report: Option<PathBuf>,
+    /// Keep what a file system knows of a file besides its bytes (comma-separated)
+    ///
+    /// From a directory it is read and travels with the object; into a directory it is set on the file. Owner needs the
+    /// right to change owners. With symlinks, symbolic links become objects without bytes and links again. One of the
+    /// two storages must be a directory; the same choice belongs on the way there and on the way back. docs/preserve.md
+    /// has the form, and what does not fit an object.
+    #[arg(long, value_name = "WHAT", value_enum, value_delimiter = ',')]
+    pub preserve: Vec<Kept>,
+    /// Which bytes are compared
+    ///
+    /// A target that refuses wrong bytes has compared them in any case.
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t = VerifyMode::Transferred)]
+    pub verify: VerifyMode,
     /// Accept a source without any entry, although the ledger holds files of it
     ///
     /// Without this such a source is refused: rather than empty it is not mounted.
@@ -278,12 +302,44 @@ pub struct Copy {
     pub part_size: Option<NonZeroU64>,
 }
 
+/// What is kept of a file besides its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kept {
+    /// Permission bits, set-user-id, set-group-id, sticky
+    Mode,
+    /// User and group, by number
+    Owner,
+    /// Modification time, to the nanosecond
+    Mtime,
+    /// Extended attributes user.*
+    Xattrs,
+    /// Symbolic links themselves
+    Symlinks,
+    /// All of these
+    All,
+}
+
+/// Which bytes a copy compares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum VerifyMode {
+    /// Those of every file that the run transfers
+    Transferred,
+    /// As transferred; and after the run every byte of the target is read and compared, as `verify --read-back` does:
+    /// a run and a report of its own, in the directory `verify` of --report
+    All,
+    /// None that have to be read back for it: such files are reported as unverified, and the next copy compares them
+    None,
+}
+
 /// `verify`
 #[derive(Debug, clap::Args)]
 pub struct Verify {
     /// The two storages.
     #[command(flatten)]
     pub pair: Pair,
+    /// What the copy was told to keep (comma-separated): with symlinks, links are audited as well
+    #[arg(long, value_name = "WHAT", value_enum, value_delimiter = ',')]
+    pub preserve: Vec<Kept>,
     /// Read every byte of the target
     ///
     /// By default the target's checksums are believed where it has been shown that it refuses wrong bytes, and a
@@ -291,7 +347,19 @@ pub struct Verify {
     /// unverified. Only reading finds bits that flipped on the disk.
     #[arg(long)]
     pub read_back: bool,
-    /// Write report.json, files.csv and SHA256SUMS into this directory after the run
+    /// Read every byte of the source as well
+    ///
+    /// Finds sources that rotted on their disk, where neither size nor times tell it. Such a file is told as outdated,
+    /// and nothing is repaired from it.
+    #[arg(long)]
+    pub read_source: bool,
+    /// Audit a part of the files only: N/T is the N-th of T parts
+    ///
+    /// A file's part follows from its name alone (SHA-256 of the name, modulo T), so T runs with N from 1 to T cover
+    /// everything, whatever comes and goes in between.
+    #[arg(long, value_name = "N/T")]
+    pub subset: Option<Subset>,
+    /// Write report.html, report.json, files.csv, SHA256SUMS and proof.jsonl into this directory after the run
     #[arg(long, value_name = "DIR")]
     pub report: Option<PathBuf>,
     /// Accept a source without any entry, although the ledger holds files of it
@@ -330,9 +398,20 @@ pub struct Report {
     /// Run to report [default: the latest]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(1..))]
     pub run: Option<i64>,
-    /// Write report.json, files.csv and SHA256SUMS into this directory
+    /// Write report.html, report.json, files.csv, SHA256SUMS and proof.jsonl into this directory
     #[arg(long, value_name = "DIR")]
     pub report: Option<PathBuf>,
+}
+
+/// `proof`
+#[derive(Debug, clap::Args)]
+pub struct Proof {
+    /// Files that were written as proof.jsonl, in the order of their runs; each must name the one before
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// The head that the last one must have, from wherever it was kept
+    #[arg(long, value_name = "HASH", value_parser = head)]
+    pub head: Option<Digest>,
 }
 
 /// `explain`
@@ -357,6 +436,10 @@ pub struct Cleanup {
     /// A copy then sends those files from their first part.
     #[arg(long, value_name = "AGE", value_parser = parse_age, default_value = "7d")]
     pub older_than: Duration,
+}
+
+fn head(text: &str) -> Result<Digest, String> {
+    parse_hash(text).ok_or_else(|| "expected a SHA-256: 64 lower-case hexadecimal digits".to_owned())
 }
 
 fn concurrency(text: &str) -> Result<NonZeroU32, String> {

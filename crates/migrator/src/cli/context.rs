@@ -1,5 +1,6 @@
 //! What every command starts from: configuration, places, the ledger's path, opened storages.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use storage_core::stack::{self, BackendConfig, LayersConfig, StackConfig};
 use storage_core::storage::{Access, FileStorage};
 
 use crate::cli::args;
+use crate::cli::args::Kept;
 use crate::cli::endpoint::Endpoint;
 use crate::cli::output::Output;
 use crate::cli::place::{AwsEnv, Place, check_apart, ledger_name, resolve_missing};
@@ -23,6 +25,8 @@ use crate::config::{Config, Settings};
 use crate::failure::{Exit, Failure, Side};
 use crate::ledger::Binding;
 use crate::ledger::sqlite::{OpenMode, SqliteLedger};
+use crate::preserve::Preserve;
+use crate::preserve::directory::PreservingDirectory;
 use crate::quantity::show_name;
 use crate::scan::Filter;
 
@@ -66,6 +70,20 @@ pub(super) struct Opened {
 }
 
 impl Opened {
+    /// Reads and writes the attributes of the files of a directory as well, where that is asked for.
+    ///
+    /// # Errors
+    /// The directory cannot be opened.
+    pub(super) fn preserving(mut self, place: &Place, side: Side, what: Preserve) -> Result<Self, Failure> {
+        if let Place::Directory { path, .. } = place
+            && what.any()
+        {
+            let wrapped = PreservingDirectory::new(self.storage, path, what);
+            self.storage = Arc::new(wrapped.map_err(|error| Failure::storage(side, &error))?);
+        }
+        Ok(self)
+    }
+
     /// Stops the server behind the storage.
     pub(super) async fn close(self) {
         drop(self.storage);
@@ -296,6 +314,37 @@ impl Context {
 /// A pattern cannot be understood.
 pub(super) fn filter(settings: &Settings) -> Result<Filter, Failure> {
     Ok(Filter::from_globs(&settings.include, &settings.exclude)?)
+}
+
+/// Returns what the report shows of the settings besides what the engine is told in numbers.
+pub(super) fn shown(settings: &Settings) -> BTreeMap<String, String> {
+    let patterns = [("include", &settings.include), ("exclude", &settings.exclude)];
+    let given = patterns.into_iter().filter(|(_, patterns)| !patterns.is_empty());
+    given.map(|(name, patterns)| (name.to_owned(), patterns.join(" "))).collect()
+}
+
+/// Reads the choice of `--preserve`.
+///
+/// # Errors
+/// Neither storage is a directory, which alone has what is to be kept.
+pub(super) fn preserve(kept: &[Kept], migration: &Migration) -> Result<Preserve, Failure> {
+    let has = |one| kept.contains(&one) || kept.contains(&Kept::All);
+    let what = Preserve {
+        mode: has(Kept::Mode),
+        owner: has(Kept::Owner),
+        mtime: has(Kept::Mtime),
+        xattrs: has(Kept::Xattrs),
+        symlinks: has(Kept::Symlinks),
+    };
+    let directory = |place: &Place| matches!(place, Place::Directory { .. });
+    if what.any() && !directory(&migration.source) && !directory(&migration.target) {
+        return Err(Failure::new(
+            Exit::Usage,
+            "--preserve has nothing to keep: neither storage is a directory",
+        )
+        .with_hint("between two servers, what is kept travels with the objects without --preserve"));
+    }
+    Ok(what)
 }
 
 const EMBEDDED_BUCKET: &str = "files";

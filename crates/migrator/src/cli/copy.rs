@@ -6,11 +6,12 @@ use storage_core::storage::Access;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::args;
-use crate::cli::context::{Context, filter};
+use crate::cli::args::VerifyMode;
+use crate::cli::context::{Context, filter, preserve, shown};
 use crate::cli::place::Place;
-use crate::cli::run::{conclude, latest, prepare_report};
+use crate::cli::run::{close, latest, outcome, prepare_report};
 use crate::cli::watch::{Style, Watch, progress};
-use crate::engine::{self, CopyOptions, Job};
+use crate::engine::{self, CopyOptions, Job, VerifyOptions};
 use crate::failure::{Exit, Failure, Side};
 use crate::ledger::sqlite::OpenMode;
 
@@ -28,9 +29,12 @@ pub(super) async fn run(
     let (migration, report) = context.migration(&args.pair, args.report.as_deref())?;
     // The lock first: nobody else changes the target from here on.
     let ledger = Arc::new(context.open_ledger(&migration, OpenMode::Create).await?);
+    let kept = preserve(&args.preserve, &migration)?;
     prepare_report(report.as_deref())?;
     let source = context.open(&migration.source, Side::Source, Access::ReadOnly).await?;
+    let source = source.preserving(&migration.source, Side::Source, kept)?;
     let target = context.open(&migration.target, Side::Target, Access::ReadWrite).await?;
+    let target = target.preserving(&migration.target, Side::Target, kept)?;
 
     let mut options = match &migration.target {
         Place::Directory { .. } => CopyOptions::into_a_directory(),
@@ -42,9 +46,12 @@ pub(super) async fn run(
     options.part_size = args.part_size.or(settings.part_size).unwrap_or(options.part_size);
     options.bandwidth = settings.bandwidth;
     options.allow_empty_source = args.allow_empty_source;
+    options.compare = args.verify != VerifyMode::None;
     let mut job = Job::new(Arc::clone(&source.storage), Arc::clone(&target.storage), ledger);
     job.filter = filter;
     job.progress = progress(context.output.clone());
+    job.settings = shown(&settings);
+    job.settings.extend(kept.any().then(|| ("preserve".to_owned(), kept.to_string())));
     job.stop = stop;
 
     let before = latest(&*job.ledger).await;
@@ -52,5 +59,26 @@ pub(super) async fn run(
     let watch = Watch::start(&context.output, &job.progress, style);
     let ended = engine::copy(&job, &options).await;
     watch.finish().await;
-    conclude(context, job, [source, target], before, ended, report.as_deref()).await
+    let mut exit = outcome(context, &*job.ledger, before, ended, report.as_deref()).await;
+    if let (Ok(copied @ (Exit::Ok | Exit::SomeFailed)), VerifyMode::All) = (&exit, args.verify) {
+        let copied = *copied;
+        let audit = VerifyOptions {
+            read_back: true,
+            concurrency: settings.concurrency,
+            bandwidth: settings.bandwidth,
+            allow_empty_source: args.allow_empty_source,
+            ..VerifyOptions::default()
+        };
+        job.progress = progress(context.output.clone());
+        let before = latest(&*job.ledger).await;
+        let watch = Watch::start(&context.output, &job.progress, style);
+        let ended = engine::verify(&job, &audit).await;
+        watch.finish().await;
+        let directory = report.map(|directory| directory.join("verify"));
+        let audited = outcome(context, &*job.ledger, before, ended, directory.as_deref()).await;
+        // A file that failed is missing to the audit as well: what is wrong with the target is said first.
+        exit = audited.map(|audited| if audited == Exit::Ok { copied } else { audited });
+    }
+    close(job, [source, target]).await;
+    exit
 }

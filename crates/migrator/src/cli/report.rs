@@ -23,7 +23,7 @@ pub(super) async fn run(context: &Context, args: &args::Report) -> Result<Exit, 
                 let shown = show_name(&directory.to_string_lossy());
                 Failure::new(Exit::Config, format!("the report {shown} cannot be written: {error}"))
             })?;
-            files::write(&ledger, run, &directory).await?
+            files::write(&ledger, run, &directory).await?.report
         }
         None => Report::of(&ledger, run).await?,
     };

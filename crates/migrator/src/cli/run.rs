@@ -1,7 +1,6 @@
 //! What copy and verify share: from the opened pair to the report and the exit code.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -9,6 +8,7 @@ use crate::cli::context::{Context, Opened};
 use crate::engine::{Ended, EngineError, Job};
 use crate::failure::{Exit, Failure};
 use crate::ledger::{Ledger, RunId};
+use crate::report::files::Proven;
 use crate::report::{Report, files, text};
 
 /// The last event of a run.
@@ -44,25 +44,44 @@ pub(super) async fn conclude(
     ended: Result<Ended, EngineError>,
     directory: Option<&Path>,
 ) -> Result<Exit, Failure> {
-    let ledger = Arc::clone(&job.ledger);
+    let told = outcome(context, &*job.ledger, before, ended, directory).await;
+    close(job, storages).await;
+    told
+}
+
+/// Lets go of the storages of a run.
+pub(super) async fn close(job: Job, storages: [Opened; 2]) {
     drop(job);
+    for storage in storages {
+        storage.close().await;
+    }
+}
+
+/// Tells the report of a run that ended from the ledger, whatever the run itself thinks, and returns the exit code.
+///
+/// # Errors
+/// As [`conclude`].
+pub(super) async fn outcome(
+    context: &Context,
+    ledger: &dyn Ledger,
+    before: Option<RunId>,
+    ended: Result<Ended, EngineError>,
+    directory: Option<&Path>,
+) -> Result<Exit, Failure> {
     let (run, failure) = match ended {
         Ok(ended) => (Some(ended.run), None),
         // Where the run had begun, what it did before it broke off is in the ledger, and is told.
         Err(error) => {
-            let latest = latest(&*ledger).await.filter(|latest| Some(*latest) != before);
+            let latest = latest(ledger).await.filter(|latest| Some(*latest) != before);
             (latest, Some(Failure::from(error)))
         }
     };
     let told = match run {
         Some(run) => {
-            tell(context, &*ledger, run, directory, failure.as_ref().map(|failure| failure.exit)).await
+            tell(context, ledger, run, directory, failure.as_ref().map(|failure| failure.exit)).await
         }
         None => Ok(Exit::Internal),
     };
-    for storage in storages {
-        storage.close().await;
-    }
     match failure {
         Some(failure) => {
             // The first failure is the one to act on.
@@ -88,7 +107,12 @@ async fn tell(
     exit: Option<Exit>,
 ) -> Result<Exit, Failure> {
     let report = match directory {
-        Some(directory) => files::write(ledger, Some(run), directory).await?,
+        Some(directory) => {
+            let written = files::write(ledger, Some(run), directory).await?;
+            let Proven { head, previous } = written.proof;
+            ledger.note_proof(run, previous, head).await?;
+            written.report
+        }
         None => Report::of(ledger, Some(run)).await?,
     };
     let exit = exit.unwrap_or_else(|| report.result.into());

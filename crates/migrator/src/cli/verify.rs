@@ -6,7 +6,7 @@ use storage_core::storage::Access;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::args;
-use crate::cli::context::{Context, filter};
+use crate::cli::context::{Context, filter, preserve, shown};
 use crate::cli::run::{conclude, latest, prepare_report};
 use crate::cli::watch::{Style, Watch, progress};
 use crate::engine::{self, Job, VerifyOptions};
@@ -23,26 +23,32 @@ pub(super) async fn run(
     stop: CancellationToken,
 ) -> Result<Exit, Failure> {
     let settings = context.settings(Some(&args.pace), &args.which);
-    let filter = filter(&settings)?;
+    let filter = filter(&settings)?.with_subset(args.subset);
     let (migration, report) = context.migration(&args.pair, args.report.as_deref())?;
     let ledger = Arc::new(context.open_ledger(&migration, OpenMode::Existing).await?);
+    let kept = preserve(&args.preserve, &migration)?;
     prepare_report(report.as_deref())?;
     let source = context.open(&migration.source, Side::Source, Access::ReadOnly).await?;
+    let source = source.preserving(&migration.source, Side::Source, kept)?;
     let target = if args.read_back {
         context.open(&migration.target, Side::Target, Access::ReadOnly).await?
     } else {
         context.open_to_ask(&migration.target).await?
     };
+    let target = target.preserving(&migration.target, Side::Target, kept)?;
 
     let options = VerifyOptions {
         allow_empty_source: args.allow_empty_source,
         read_back: args.read_back,
+        read_source: args.read_source,
         concurrency: settings.concurrency,
         bandwidth: settings.bandwidth,
     };
     let mut job = Job::new(Arc::clone(&source.storage), Arc::clone(&target.storage), ledger);
     job.filter = filter;
     job.progress = progress(context.output.clone());
+    job.settings = shown(&settings);
+    job.settings.extend(kept.any().then(|| ("preserve".to_owned(), kept.to_string())));
     job.stop = stop;
 
     let before = latest(&*job.ledger).await;

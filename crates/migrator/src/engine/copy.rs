@@ -21,6 +21,7 @@
 //!
 //! Nothing is ever deleted from the target.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -43,6 +44,7 @@ use crate::transfer::{Mover, MoverOptions};
 
 use super::crew::Crew;
 use super::recorder::{Recorder, line};
+use super::sampling::Sampler;
 use super::worker::{Again, Work, Worker, intent};
 use super::{
     CopyOptions, Ended, EngineError, Job, close, open_merge, refuse_empty_source, sweep, with_bytes,
@@ -83,6 +85,7 @@ pub async fn copy(job: &Job, options: &CopyOptions) -> Result<Ended, EngineError
     let before = job.progress.snapshot();
     let run = job.ledger.begin_run(RunKind::Copy, env!("CARGO_PKG_VERSION")).await?;
     job.progress.tell(&Event::Run { run, kind: RunKind::Copy });
+    let sampler = Sampler::start(Arc::clone(&job.ledger), run, job.progress.clone(), settings(job, options));
     let halt = job.stop.child_token();
     let (recorder, recording) =
         Recorder::start(Arc::clone(&job.ledger), run, job.progress.clone(), halt.clone());
@@ -106,6 +109,7 @@ pub async fn copy(job: &Job, options: &CopyOptions) -> Result<Ended, EngineError
         ledger: Arc::clone(&job.ledger),
         throttle,
         attempts: options.attempts.get(),
+        compare: options.compare,
         run,
         recorder,
         progress: job.progress.clone(),
@@ -149,8 +153,24 @@ pub async fn copy(job: &Job, options: &CopyOptions) -> Result<Ended, EngineError
     drop(worker);
     let recorded = recording.close().await;
     let failure = scanned.err().or(recorded.err()).or(shared.take_failure()).or(swept);
+    sampler.finish().await;
     let tally = with_bytes(shared.tally(), &job.progress, &before);
     close(job, run, tally, scanned_to, scan_complete, failure).await
+}
+
+/// What the report is to show of how the run was asked for.
+fn settings(job: &Job, options: &CopyOptions) -> BTreeMap<String, String> {
+    let mut settings = job.settings.clone();
+    let mut set = |name: &str, value: String| settings.insert(name.to_owned(), value);
+    set("attempts", options.attempts.to_string());
+    set("concurrency", options.concurrency.to_string());
+    set("part-size", options.part_size.to_string());
+    set("bandwidth", options.bandwidth.map_or_else(|| "no limit".to_owned(), |rate| rate.to_string()));
+    set("verify", if options.compare { "transferred" } else { "none" }.to_owned());
+    if options.allow_empty_source {
+        set("allow-empty-source", "yes".to_owned());
+    }
+    settings
 }
 
 /// The run as a whole: one task reads the merge and hands files to workers.

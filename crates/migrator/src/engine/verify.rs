@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::stream::{BoxStream, Fuse};
 use futures::{StreamExt, TryStreamExt};
+use storage_core::checksum::Digest;
 use storage_core::error::{Error, ErrorKind};
 use storage_core::id::{FileId, Prefix};
 use storage_core::metadata::FileMetadata;
@@ -23,6 +24,7 @@ use crate::throttle::Throttle;
 use crate::verify::{Claim, Verdict, by_checksum, by_reading, digest_of};
 
 use super::recorder::{Recorder, line};
+use super::sampling::Sampler;
 use super::{
     CopyOptions, Ended, EngineError, Job, OUTAGE_LIMIT, VerifyOptions, claim_of, close, open_merge,
     refuse_empty_source, with_bytes,
@@ -45,6 +47,7 @@ pub async fn verify(job: &Job, options: &VerifyOptions) -> Result<Ended, EngineE
     let before = job.progress.snapshot();
     let run = job.ledger.begin_run(RunKind::Verify, env!("CARGO_PKG_VERSION")).await?;
     job.progress.tell(&Event::Run { run, kind: RunKind::Verify });
+    let sampler = Sampler::start(Arc::clone(&job.ledger), run, job.progress.clone(), settings(job, options));
     let halt = job.stop.child_token();
     let (recorder, recording) =
         Recorder::start(Arc::clone(&job.ledger), run, job.progress.clone(), halt.clone());
@@ -54,6 +57,7 @@ pub async fn verify(job: &Job, options: &VerifyOptions) -> Result<Ended, EngineE
         target: Arc::clone(&job.target),
         throttle: options.bandwidth.map(|rate| Arc::new(Throttle::new(rate))),
         read_back: options.read_back,
+        read_source: options.read_source,
         recorder,
         progress: job.progress.clone(),
         shared: Arc::default(),
@@ -63,7 +67,7 @@ pub async fn verify(job: &Job, options: &VerifyOptions) -> Result<Ended, EngineE
         auditor,
         admission: Arc::new(Semaphore::new(concurrency)),
         workers: JoinSet::new(),
-        tally: Tally::default(),
+        tally: Tally { subset: job.filter.subset(), ..Tally::default() },
         scanned_to: None,
         usable: true,
     };
@@ -94,8 +98,27 @@ pub async fn verify(job: &Job, options: &VerifyOptions) -> Result<Ended, EngineE
     let outage = shared.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
     let scan_complete = matches!(walked, Ok(true)) && usable;
     let failure = walked.err().or(recorded.err()).or(outage.map(EngineError::Target));
+    sampler.finish().await;
     let tally = with_bytes(tally, &job.progress, &before);
     close(job, run, tally, scanned_to, scan_complete, failure).await
+}
+
+/// What the report is to show of how the run was asked for.
+fn settings(job: &Job, options: &VerifyOptions) -> BTreeMap<String, String> {
+    let mut settings = job.settings.clone();
+    let mut set = |name: &str, value: String| settings.insert(name.to_owned(), value);
+    let concurrency = options.concurrency.unwrap_or(CopyOptions::default().concurrency);
+    set("concurrency", concurrency.to_string());
+    set("bandwidth", options.bandwidth.map_or_else(|| "no limit".to_owned(), |rate| rate.to_string()));
+    set("read-source", if options.read_source { "yes" } else { "no" }.to_owned());
+    if let Some(subset) = job.filter.subset() {
+        set("subset", subset.to_string());
+    }
+    set("read-back", if options.read_back { "yes" } else { "no" }.to_owned());
+    if options.allow_empty_source {
+        set("allow-empty-source", "yes".to_owned());
+    }
+    settings
 }
 
 /// The run as a whole: one task walks the three sides and hands files to workers.
@@ -166,9 +189,10 @@ impl Audit<'_> {
                 let auditor = self.auditor.clone();
                 auditor.shared.in_flight().insert(file.id.clone(), file.size);
                 self.workers.spawn(async move {
-                    let _active = auditor.progress.active();
+                    let active = auditor.progress.active(file.id.as_str(), file.size);
                     auditor.compare(&file, row.as_deref(), stored.as_ref()).await;
                     auditor.shared.in_flight().remove(&file.id);
+                    drop(active);
                     drop(permit);
                 });
                 return self.auditor.shared.outages.load(Atomic::Relaxed) < OUTAGE_LIMIT;
@@ -184,12 +208,14 @@ impl Audit<'_> {
             }
             Step::Entry(Entry::Excluded(file), row) => {
                 self.tally.excluded += 1;
-                if row.is_some() {
+                // Of a part that the run is not about, nothing is told.
+                if row.is_some() && self.job.filter.in_subset(&file.id) {
                     let (id, size) = (file.id.as_str(), Some(file.size));
                     self.auditor.note(id, Outcome::Excluded, "", None, size).await;
                 }
                 self.scanned_to = Some(file.id);
             }
+            Step::Absent(row, _) if !self.job.filter.in_subset(&row.id) => {}
             Step::Absent(row, outcome) => {
                 // A row without a line would be taken for one that matches.
                 if row.state != State::Gone || stored.is_some() {
@@ -253,6 +279,7 @@ struct Auditor {
     target: Arc<dyn FileStorage>,
     throttle: Option<Arc<Throttle>>,
     read_back: bool,
+    read_source: bool,
     recorder: Recorder,
     progress: Progress,
     shared: Arc<Shared>,
@@ -267,6 +294,20 @@ impl Auditor {
         {
             let detail = "the source changed after it was copied".to_owned();
             return self.note(id, Outcome::Outdated, "changed", Some(detail), Some(file.size)).await;
+        }
+        if let Some((row, digest)) = proven.and_then(|row| Some((row, row.digest?)))
+            && self.read_source
+        {
+            match self.rotted(file, row, digest).await {
+                Ok(None) => {}
+                Ok(Some(detail)) => {
+                    // Also where the target is damaged: it must not be repaired from this source.
+                    return self
+                        .note(id, Outcome::Outdated, "source_damaged", Some(detail), Some(file.size))
+                        .await;
+                }
+                Err(error) => return self.failed(file, error).await,
+            }
         }
         let verdict = match (stored, proven.and_then(|row| Some((row, row.digest?)))) {
             (None, _) => Ok(Verdict::Missing),
@@ -297,6 +338,26 @@ impl Auditor {
                 .await;
         }
         by_checksum(&*self.target, &row.id, claim).await
+    }
+
+    /// Reads the source's bytes; says so where they are no longer those that were copied.
+    async fn rotted(
+        &self,
+        file: &FileMetadata,
+        row: &FileRecord,
+        digest: Digest,
+    ) -> Result<Option<String>, Error> {
+        let when = file.version.clone().map_or(Precondition::None, Precondition::Version);
+        match digest_of(&*self.source, &file.id, when, self.throttle.as_ref(), &self.progress).await {
+            Ok(read) if read == (row.size, digest) => Ok(None),
+            Ok((_, found)) => Ok(Some(format!(
+                "the source has not been written to and its bytes are others: SHA-256 {found}, copied was {digest}"
+            ))),
+            Err(error) if error.kind() == ErrorKind::Integrity => {
+                Ok(Some(format!("the source's bytes are damaged: {error}")))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// A file that the ledger has not copied: both sides are read.

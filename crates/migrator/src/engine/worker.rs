@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use storage_core::checksum::Digest;
 use storage_core::error::{Effect, Error, ErrorKind, Op, Retry};
 use storage_core::id::FileId;
 use storage_core::metadata::{FileMetadata, Version};
@@ -12,7 +13,7 @@ use storage_core::storage::{FileStorage, PartReceipt, UploadTicket, Verified};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::ledger::{Change, FileRecord, Ledger, Outcome, Published, Recorded, RunId, Tally};
+use crate::ledger::{Change, FileRecord, Ledger, Outcome, OutcomeRecord, Published, Recorded, RunId, Tally};
 use crate::plan::{Decision, identity};
 use crate::progress::Progress;
 use crate::throttle::Throttle;
@@ -105,6 +106,7 @@ pub(super) struct Worker {
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) throttle: Option<Arc<Throttle>>,
     pub(super) attempts: u32,
+    pub(super) compare: bool,
     pub(super) run: RunId,
     pub(super) recorder: Recorder,
     pub(super) progress: Progress,
@@ -114,7 +116,7 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) async fn run(&self, work: &Work) {
-        let _active = self.progress.active();
+        let _active = self.progress.active(work.file.id.as_str(), work.file.size);
         match self.attempt(work).await {
             Ok(()) => self.shared.outages.store(0, Ordering::Relaxed),
             Err(error) => self.failed(work.clone(), error).await,
@@ -122,6 +124,10 @@ impl Worker {
     }
 
     async fn attempt(&self, work: &Work) -> Result<(), TransferError> {
+        if let (Decision::Confirm, false, Some(row)) = (work.decision, self.compare, &work.row) {
+            self.not_compared(&work.file, row.digest).await;
+            return Ok(());
+        }
         if work.decision == Decision::Confirm && self.confirm_earlier(work).await? {
             return Ok(());
         }
@@ -158,6 +164,10 @@ impl Worker {
         if arrived.verified != Verified::No {
             return Ok(());
         }
+        if !self.compare {
+            self.not_compared(file, Some(arrived.digest)).await;
+            return Ok(());
+        }
         let claim =
             Claim { size: file.size, digest: arrived.digest, composite: arrived.composite, compared: None };
         match self.read_back(&file.id, arrived.version.as_ref(), &claim).await? {
@@ -175,6 +185,14 @@ impl Worker {
                 ))
             }
         }
+    }
+
+    /// It was asked not to be compared: nobody may call it verified.
+    async fn not_compared(&self, file: &FileMetadata, digest: Option<Digest>) {
+        let detail = "published, and nobody has compared its bytes".to_owned();
+        let line = line(file.id.as_str(), Outcome::Unverified, "not_compared", Some(detail), Some(file.size));
+        let line = OutcomeRecord { digest, verified: Some(Verified::No), ..line };
+        self.recorder.note(Change::Noted(line), Some(file.size)).await;
     }
 
     async fn confirmed(&self, work: &Work, by: Verified) {
@@ -245,6 +263,9 @@ impl Worker {
         if let Next::Again = next {
             self.progress.retry(work.file.id.as_str(), work.attempt, &detail);
             self.shared.add(|tally| tally.retries += 1);
+            let (id, number) = (work.file.id.clone(), work.attempt);
+            let tried = Change::Tried { id, number, reason: reason.clone(), detail: detail.clone() };
+            self.recorder.note_quietly(tried).await;
             if let Some(work) = self.shared.keep_again(work) {
                 self.give_up(&work, &reason, &detail).await;
             }

@@ -16,6 +16,7 @@ use storage_core::metadata::Version;
 use storage_core::storage::{PartNumber, PartReceipt, UploadTicket, Verified};
 
 pub(crate) use self::model::random_changes_agree_with_the_model;
+use crate::course::{Course, Point, Slow};
 use crate::item::{Event, State, next};
 use crate::ledger::{
     Change, Count, FileFilter, FileRecord, Ledger, LedgerError, Outcome, OutcomeRecord, Published, Recorded,
@@ -74,6 +75,9 @@ macro_rules! ledger_conformance {
             counts_files_by_state,
             counts_outcomes_and_reasons,
             tells_the_history_of_a_subject_oldest_first,
+            keeps_attempts_apart_from_outcomes,
+            keeps_the_course_of_a_run_until_it_ends,
+            keeps_the_first_proof_of_each_run,
             keeps_odd_names_and_extreme_values,
             everything_recorded_is_there_when_opened_again,
             calls_at_the_same_time_are_each_answered,
@@ -990,6 +994,60 @@ pub(crate) async fn tells_the_history_of_a_subject_oldest_first(place: &dyn Plac
     }
     assert_eq!(ledger.history("a").await.unwrap(), expected);
     assert_eq!(ledger.history("c").await.unwrap(), []);
+}
+
+pub(crate) async fn keeps_attempts_apart_from_outcomes(place: &dyn Place) {
+    let ledger = place.open().await;
+    let tried = |number, reason: &str| Change::Tried {
+        id: id("a"),
+        number,
+        reason: reason.into(),
+        detail: format!("{reason} in full"),
+    };
+    let mut expected = Vec::new();
+    for _ in 0..2 {
+        let run = begin(&*ledger).await;
+        // Also of a file that has no row yet.
+        done(&*ledger, run, vec![tried(1, "timeout"), tried(2, "throttled")]).await;
+        expected.extend([(run, 1, "timeout"), (run, 2, "throttled")]);
+        assert_eq!(journal(&*ledger, run).await, []);
+    }
+    let attempts = ledger.attempts(&id("a")).await.unwrap();
+    let told: Vec<_> = attempts.iter().map(|one| (one.run, one.number, one.reason.as_str())).collect();
+    assert_eq!(told, expected);
+    assert_eq!(attempts[0].detail, "timeout in full");
+    assert_eq!(ledger.attempts(&id("b")).await.unwrap(), []);
+    assert_eq!(ledger.file(&id("a")).await.unwrap(), None);
+}
+
+pub(crate) async fn keeps_the_course_of_a_run_until_it_ends(place: &dyn Place) {
+    let ledger = place.open().await;
+    let run = begin(&*ledger).await;
+    assert_eq!(ledger.course(run).await.unwrap(), None);
+    let mut course = Course::default();
+    course.settings.insert("concurrency".into(), "8".into());
+    ledger.note_course(run, course.clone()).await.unwrap();
+    course.timeline.push(Point { ms: 250, read: 1, sent: u64::MAX, done: 3 });
+    course.slowest.push(Slow { id: "\u{1b}\n".into(), size: 1, micros: 2 });
+    ledger.note_course(run, course.clone()).await.unwrap();
+    ledger.finish_run(run, RunEnd::Complete, Tally::default(), true).await.unwrap();
+    ledger.note_course(run, Course::default()).await.unwrap_err();
+    assert_eq!(ledger.course(run).await.unwrap(), Some(course));
+}
+
+pub(crate) async fn keeps_the_first_proof_of_each_run(place: &dyn Place) {
+    let ledger = place.open().await;
+    assert_eq!(ledger.proof(None).await.unwrap(), None);
+    let (first, second) = (begin(&*ledger).await, begin(&*ledger).await);
+    let [one, two] = [Digest::of(b"1"), Digest::of(b"2")];
+    assert_eq!(ledger.note_proof(first, None, one).await.unwrap(), Recorded::Done);
+    assert_eq!(ledger.note_proof(second, Some(one), two).await.unwrap(), Recorded::Done);
+    assert_eq!(ledger.note_proof(first, Some(two), two).await.unwrap(), Recorded::Stale);
+    let latest = ledger.proof(None).await.unwrap().unwrap();
+    assert_eq!((latest.run, latest.previous, latest.head), (second, Some(one), two));
+    let kept = ledger.proof(Some(first)).await.unwrap().unwrap();
+    assert_eq!((kept.run, kept.previous, kept.head), (first, None, one));
+    assert_eq!(ledger.proof(Some(RunId(9))).await.unwrap(), None);
 }
 
 pub(crate) async fn keeps_odd_names_and_extreme_values(place: &dyn Place) {

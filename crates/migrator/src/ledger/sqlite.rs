@@ -27,6 +27,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use rusqlite::Connection;
+use storage_core::checksum::Digest;
 use storage_core::id::FileId;
 use storage_core::storage::{PartReceipt, UploadTicket};
 
@@ -35,10 +36,11 @@ use self::failure::Failure;
 use self::place::{Found, Lock};
 use self::readers::Readers;
 use self::writer::Writer;
+use crate::course::Course;
 use crate::item::State;
 use crate::ledger::{
-    Binding, Change, Count, FileFilter, FileRecord, Ledger, LedgerError, Outcome, OutcomeRecord, Recorded,
-    Result, RunEnd, RunId, RunKind, RunRecord, Tally,
+    Attempt, Binding, Change, Count, FileFilter, FileRecord, Ledger, LedgerError, Outcome, OutcomeRecord,
+    ProofRecord, Recorded, Result, RunEnd, RunId, RunKind, RunRecord, Tally,
 };
 
 /// Whether opening may make a ledger.
@@ -265,6 +267,26 @@ impl Ledger for SqliteLedger {
 
     async fn history(&self, subject: &str) -> Result<Vec<(RunId, OutcomeRecord)>> {
         self.readers.history(subject).await
+    }
+
+    async fn attempts(&self, id: &FileId) -> Result<Vec<Attempt>> {
+        self.readers.attempts(id).await
+    }
+
+    async fn note_course(&self, run: RunId, course: Course) -> Result<()> {
+        self.write(1, move |connection| runs::note_course(connection, run, &course)).await
+    }
+
+    async fn course(&self, run: RunId) -> Result<Option<Course>> {
+        self.readers.course(run).await
+    }
+
+    async fn note_proof(&self, run: RunId, previous: Option<Digest>, head: Digest) -> Result<Recorded> {
+        self.write(1, move |connection| runs::note_proof(connection, run, previous, head)).await
+    }
+
+    async fn proof(&self, run: Option<RunId>) -> Result<Option<ProofRecord>> {
+        self.readers.proof(run).await
     }
 
     async fn state_counts(&self) -> Result<BTreeMap<State, Count>> {

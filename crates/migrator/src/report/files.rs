@@ -1,4 +1,4 @@
-//! Writing a report: `report.json`, `files.csv` and `SHA256SUMS` in a directory.
+//! Writing a report: `report.html`, `report.json`, `files.csv`, `SHA256SUMS` and `proof.jsonl` in a directory.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
@@ -6,17 +6,21 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+use storage_core::checksum::Digest;
 use storage_core::id::FileId;
 use storage_core::storage::Verified;
 use tempfile::NamedTempFile;
 
+use crate::course::Course;
 use crate::ledger::{Ledger, Outcome, RunEnd, RunId, RunKind, RunRecord};
 use crate::report::rows::{Fate, Row, Rows, checksum_line};
-use crate::report::{Report, ReportError};
+use crate::report::survey::Survey;
+use crate::report::{Report, ReportError, html, proof};
 
 /// The columns of `files.csv` (RFC 4180, UTF-8, with this line as its first).
-pub const COLUMNS: [&str; 8] =
-    ["id", "size", "sha256", "outcome", "verified_by", "attempts", "reason", "error"];
+pub const COLUMNS: [&str; 9] =
+    ["id", "size", "sha256", "outcome", "verified_by", "attempts", "reason", "error", "at"];
 
 /// Makes the directory of a report and tries to write into it, before a run whose report it is to hold.
 ///
@@ -29,12 +33,16 @@ pub fn try_directory(directory: &Path) -> Result<(), ReportError> {
 
 /// Writes the report of a run, or of the latest, into `directory`, which is made when it is missing.
 ///
-/// The three files appear under their names only when all of them are whole. Blocks the thread while it writes:
+/// The files appear under their names only when all of them are whole. Blocks the thread while it writes:
 /// it runs after a run, when nothing else does.
 ///
 /// # Errors
 /// Those of [`Report::of`]; a file cannot be written; the rows do not add up to the sums.
-pub async fn write(ledger: &dyn Ledger, run: Option<RunId>, directory: &Path) -> Result<Report, ReportError> {
+pub async fn write(
+    ledger: &dyn Ledger,
+    run: Option<RunId>,
+    directory: &Path,
+) -> Result<Written, ReportError> {
     let report = Report::of(ledger, run).await?;
     let missing = || ReportError::NoRun { location: ledger.location().to_owned(), run: Some(report.run.id) };
     let record = ledger.run(Some(report.run.id)).await?.ok_or_else(missing)?;
@@ -48,10 +56,17 @@ pub async fn write(ledger: &dyn Ledger, run: Option<RunId>, directory: &Path) ->
     };
     csv.write_record(COLUMNS).map_err(csv_failed)?;
     let mut checksums = Output::create(directory, "SHA256SUMS")?;
+    let previous = previous_head(ledger, record.id).await?;
+    let proof = Output::create(directory, "proof.jsonl")?;
+    let proof_failed = |source| ReportError::Io { path: directory.join("proof.jsonl"), source };
+    let mut proof = proof::Writer::begin(proof, &report, previous).map_err(proof_failed)?;
     let mut counts = BTreeMap::<Fate, u64>::new();
+    let mut survey = Survey::default();
     let mut rows = Rows::new(ledger, record.clone());
     while let Some(row) = rows.next().await? {
         *counts.entry(row.fate).or_default() += 1;
+        survey.add(&row);
+        proof.file(&row).map_err(proof_failed)?;
         write_row(&mut csv, &row).map_err(csv_failed)?;
         if row.fate.is_good()
             && let (Some(digest), Ok(id)) = (&row.digest, FileId::parse(row.subject.as_str()))
@@ -61,24 +76,80 @@ pub async fn write(ledger: &dyn Ledger, run: Option<RunId>, directory: &Path) ->
     }
     check(&report, &record, &counts, ledger).await?;
 
+    let (head, proof) = proof.finish().map_err(proof_failed)?;
+    let proven = Proven { head, previous };
+
     let mut json = Output::create(directory, "report.json")?;
-    serde_json::to_writer_pretty(&mut json, &report).map_err(|error| json.failed()(error.into()))?;
+    let whole = Whole { report: &report, survey: &survey, course: &report.course, proof: proven };
+    serde_json::to_writer_pretty(&mut json, &whole).map_err(|error| json.failed()(error.into()))?;
     json.write_all(b"\n").map_err(json.failed())?;
+    let mut html = Output::create(directory, "report.html")?;
+    html.write_all(html::page(&report, &survey, &proven).as_bytes()).map_err(html.failed())?;
     let csv = csv.into_inner().map_err(|error| ReportError::Io {
         path: directory.join("files.csv"),
         source: io::Error::other(error.to_string()),
     })?;
-    let done = [csv.finish()?, checksums.finish()?, json.finish()?];
+    let done = [csv.finish()?, checksums.finish()?, proof.finish()?, json.finish()?, html.finish()?];
     for (file, path) in done {
         file.persist(&path).map_err(|error| ReportError::Io { path, source: error.error })?;
     }
     let synced = File::open(directory).and_then(|directory| directory.sync_all());
     synced.map_err(|source| ReportError::Io { path: directory.to_owned(), source })?;
-    Ok(report)
+    Ok(Written { report, proof: proven })
+}
+
+/// Returns the head of the proof that the one of `run` follows: of the proof that was handed out for it before, the
+/// same; else that of the latest before it.
+async fn previous_head(ledger: &dyn Ledger, run: RunId) -> Result<Option<Digest>, ReportError> {
+    if let Some(known) = ledger.proof(Some(run)).await? {
+        return Ok(known.previous);
+    }
+    match ledger.proof(None).await? {
+        None => Ok(None),
+        Some(latest) if latest.run < run => Ok(Some(latest.head)),
+        Some(_) => {
+            for earlier in (1..run.0).rev().map(RunId) {
+                if let Some(proof) = ledger.proof(Some(earlier)).await? {
+                    return Ok(Some(proof.head));
+                }
+            }
+            Ok(None)
+        }
+    }
+}
+
+/// A report that was written.
+#[derive(Debug)]
+pub struct Written {
+    /// What it says.
+    pub report: Report,
+    /// Its proof.
+    pub proof: Proven,
+}
+
+/// The proof of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Proven {
+    /// Hash of its last line.
+    pub head: Digest,
+    /// Head of the proof before it.
+    pub previous: Option<Digest>,
 }
 
 /// The files of a report.
-const NAMES: [&str; 3] = ["files.csv", "SHA256SUMS", "report.json"];
+const NAMES: [&str; 5] = ["files.csv", "SHA256SUMS", "proof.jsonl", "report.json", "report.html"];
+
+/// The content of `report.json`.
+#[derive(Serialize)]
+struct Whole<'r> {
+    #[serde(flatten)]
+    report: &'r Report,
+    #[serde(flatten)]
+    survey: &'r Survey,
+    #[serde(flatten)]
+    course: &'r Course,
+    proof: Proven,
+}
 
 /// Makes the directory, waits until nobody else writes a report there, and removes what a killed writer left. The
 /// next one waits until the result is dropped.
@@ -162,6 +233,7 @@ fn write_row(csv: &mut csv::Writer<Output>, row: &Row) -> csv::Result<()> {
         &row.attempts.to_string(),
         &row.reason,
         row.detail.as_deref().unwrap_or_default(),
+        &row.at.to_string(),
     ])
 }
 

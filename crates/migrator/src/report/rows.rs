@@ -2,13 +2,14 @@
 
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
+use jiff::Timestamp;
 use storage_core::checksum::Digest;
 use storage_core::id::FileId;
 use storage_core::storage::Verified;
 
 use crate::item::State;
 use crate::ledger::{
-    self, FileFilter, FileRecord, Ledger, LedgerError, Outcome, OutcomeRecord, RunKind, RunRecord,
+    self, FileFilter, FileRecord, Ledger, LedgerError, Outcome, OutcomeRecord, RunId, RunKind, RunRecord,
 };
 
 /// What became of a file.
@@ -55,6 +56,10 @@ pub struct Row {
     pub reason: String,
     /// The error in full.
     pub detail: Option<String>,
+    /// The run in which it became so: of an unchanged file, the one that last touched its row.
+    pub run: RunId,
+    /// When it became so: of an unchanged file, when its row was last touched.
+    pub at: Timestamp,
 }
 
 /// The rows of a run in ascending byte order of subjects. Holds two rows at a time.
@@ -99,7 +104,7 @@ impl<'l> Rows<'l> {
                 if self.file.as_ref().is_some_and(|file| file.id.as_str() == outcome.subject) {
                     self.file = self.files.try_next().await?;
                 }
-                return Ok(Some(told(outcome)));
+                return Ok(Some(told(self.run.id, outcome)));
             }
             let next = self.files.try_next().await?;
             let Some(file) = std::mem::replace(&mut self.file, next) else { continue };
@@ -111,6 +116,9 @@ impl<'l> Rows<'l> {
 
     /// Says what became of a file that the run's journal has no line of.
     async fn untold(&self, file: FileRecord) -> Result<Option<Row>, LedgerError> {
+        if self.run.tally.subset.is_some_and(|subset| !subset.takes(&file.id)) {
+            return Ok(None);
+        }
         let seen = self.run.scanned_to.as_ref().is_some_and(|last| file.id <= *last);
         if file.run == self.run.id && matches!(file.state, State::Copying | State::Copied) {
             return Ok(Some(row(file, Fate::Unfinished)));
@@ -127,18 +135,17 @@ impl<'l> Rows<'l> {
         }
         // A later run touched the row: what it was at the time of this one is in the journal of the runs before.
         let history = self.ledger.history(file.id.as_str()).await?;
-        let mut before =
-            history.into_iter().filter(|(run, _)| *run < self.run.id).map(|(_, outcome)| outcome);
-        let last = before.rfind(|outcome| outcome.outcome != Outcome::Excluded);
-        Ok(last.filter(|outcome| outcome.outcome == Outcome::Copied).map(|outcome| Row {
+        let mut before = history.into_iter().filter(|(run, _)| *run < self.run.id);
+        let last = before.rfind(|(_, outcome)| outcome.outcome != Outcome::Excluded);
+        Ok(last.filter(|(_, outcome)| outcome.outcome == Outcome::Copied).map(|(run, outcome)| Row {
             fate: calm,
             attempts: 0,
-            ..told(outcome)
+            ..told(run, outcome)
         }))
     }
 }
 
-fn told(outcome: OutcomeRecord) -> Row {
+fn told(run: RunId, outcome: OutcomeRecord) -> Row {
     Row {
         subject: outcome.subject,
         size: outcome.size,
@@ -148,6 +155,8 @@ fn told(outcome: OutcomeRecord) -> Row {
         attempts: outcome.attempts,
         reason: outcome.reason,
         detail: outcome.detail,
+        run,
+        at: outcome.at,
     }
 }
 
@@ -162,6 +171,8 @@ fn row(file: FileRecord, fate: Fate) -> Row {
         attempts: if unfinished { file.attempts } else { 0 },
         reason: String::new(),
         detail: None,
+        run: file.run,
+        at: file.updated,
     }
 }
 

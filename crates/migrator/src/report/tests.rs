@@ -65,7 +65,7 @@ impl Book {
     }
 
     async fn write(&self, run: Option<RunId>) -> Result<Report, ReportError> {
-        files::write(&self.ledger, run, &self.out()).await
+        files::write(&self.ledger, run, &self.out()).await.map(|written| written.report)
     }
 
     fn read(&self, name: &str) -> String {

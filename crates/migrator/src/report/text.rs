@@ -22,6 +22,7 @@ pub fn human(report: &Report) -> String {
         Verdict::Clean => "complete",
         Verdict::SomeFailed => "complete, some files failed",
         Verdict::Mismatch => "complete, the target is not what it should be",
+        Verdict::Unverified => "complete, and the bytes of some files were compared by nobody",
         Verdict::Interrupted => "interrupted, the same command continues",
         Verdict::Aborted => "broke off, the same command continues",
         Verdict::Running => "not ended",

@@ -38,6 +38,9 @@ impl Model {
             self.journal.insert((run, record.subject.clone()), record.clone());
             return Recorded::Done;
         }
+        if let Change::Tried { .. } = change {
+            return Recorded::Done;
+        }
         if let Change::Arrived { id, size, source_version, published, attempts } = change {
             if self.files.contains_key(id) {
                 return Recorded::Stale;
@@ -57,7 +60,7 @@ impl Model {
             Change::Failed { id, .. } => (id, Event::Fail),
             Change::Damaged { id, .. } => (id, Event::Damage),
             Change::Gone { id } => (id, Event::Vanish),
-            Change::Arrived { .. } | Change::Noted(_) => unreachable!(),
+            Change::Arrived { .. } | Change::Tried { .. } | Change::Noted(_) => unreachable!(),
         };
         let old = self.files.get(id).cloned();
         let Some(state) = next(old.as_ref().map(|file| file.state), event) else { return Recorded::Stale };
@@ -124,7 +127,11 @@ impl Model {
                 }
                 line = Some((Outcome::Gone, "", None, None, 0));
             }
-            Change::Intend { .. } | Change::PartStored { .. } | Change::Arrived { .. } | Change::Noted(_) => {
+            Change::Intend { .. }
+            | Change::PartStored { .. }
+            | Change::Arrived { .. }
+            | Change::Tried { .. }
+            | Change::Noted(_) => {
                 unreachable!()
             }
         }

@@ -54,6 +54,10 @@ impl Book<'_> {
                 self.arrived(id, *size, source_version, published, *attempts)?
             }
             Change::Confirmed { id, by, attempts } => self.confirmed(id, *by, *attempts)?,
+            Change::Tried { id, number, reason, detail } => {
+                self.tried(id, *number, reason, detail)?;
+                true
+            }
             Change::Failed { id, reason, detail, attempts } => self.failed(id, reason, detail, *attempts)?,
             Change::Damaged { id, outcome, detail } => self.damaged(id, *outcome, detail)?,
             Change::Gone { id } => self.gone(id)?,
@@ -233,6 +237,18 @@ impl Book<'_> {
             self.journal(&OutcomeRecord { verified: Some(by), attempts, ..line })?;
         }
         Ok(true)
+    }
+
+    fn tried(&self, id: &FileId, number: u32, reason: &str, detail: &str) -> Result<(), Failure> {
+        self.connection.prepare_cached(sql::ATTEMPT)?.execute(named_params! {
+            ":id": id.as_str(),
+            ":run": self.run.0,
+            ":number": number,
+            ":reason": reason,
+            ":detail": detail,
+            ":at": nanoseconds(self.now),
+        })?;
+        Ok(())
     }
 
     fn failed(&self, id: &FileId, reason: &str, detail: &str, attempts: u32) -> Result<bool, Failure> {

@@ -15,9 +15,11 @@ use tokio::task::{JoinError, JoinHandle};
 use super::connection::{View, open_reader};
 use super::failure::Failure;
 use super::{rows, sql};
+use crate::course::Course;
 use crate::item::State;
 use crate::ledger::{
-    Count, FileFilter, FileRecord, LedgerError, Outcome, OutcomeRecord, Result, RunId, RunRecord,
+    Attempt, Count, FileFilter, FileRecord, LedgerError, Outcome, OutcomeRecord, ProofRecord, Result, RunId,
+    RunRecord,
 };
 
 /// Rows that a stream reads ahead: some hundred kilobytes.
@@ -223,6 +225,31 @@ impl Readers {
             all(connection, sql::HISTORY, named_params! { ":subject": subject }, |row| {
                 Ok((RunId(row.get("run")?), rows::outcome_record(row)?))
             })
+        })
+        .await
+    }
+
+    pub(super) async fn attempts(self: &Arc<Self>, id: &FileId) -> Result<Vec<Attempt>> {
+        let id = id.clone();
+        self.read(move |connection| {
+            all(connection, sql::ATTEMPTS, named_params! { ":id": id.as_str() }, rows::attempt)
+        })
+        .await
+    }
+
+    pub(super) async fn course(self: &Arc<Self>, run: RunId) -> Result<Option<Course>> {
+        self.read(move |connection| {
+            let mut statement = connection.prepare_cached(sql::COURSE)?;
+            Ok(statement.query_row(named_params! { ":run": run.0 }, rows::course).optional()?)
+        })
+        .await
+    }
+
+    pub(super) async fn proof(self: &Arc<Self>, run: Option<RunId>) -> Result<Option<ProofRecord>> {
+        self.read(move |connection| {
+            let run = run.map(|run| run.0);
+            let mut statement = connection.prepare_cached(sql::PROOF)?;
+            Ok(statement.query_row(named_params! { ":run": run }, rows::proof).optional()?)
         })
         .await
     }

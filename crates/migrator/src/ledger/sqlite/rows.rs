@@ -13,8 +13,11 @@ use storage_core::metadata::Version;
 use storage_core::storage::{PartNumber, PartReceipt, UploadTicket, Verified};
 
 use super::failure::Failure;
+use crate::course::Course;
 use crate::item::{self, Event, State};
-use crate::ledger::{FileRecord, Outcome, OutcomeRecord, RunEnd, RunId, RunKind, RunRecord};
+use crate::ledger::{
+    Attempt, FileRecord, Outcome, OutcomeRecord, ProofRecord, RunEnd, RunId, RunKind, RunRecord,
+};
 
 /// Returns the states of [`item::sources`] as the statements compare them: `|copied|verified|`.
 pub(super) fn sources(event: Event) -> &'static str {
@@ -293,6 +296,32 @@ pub(super) fn outcome_record(row: &Row<'_>) -> rusqlite::Result<OutcomeRecord> {
         digest: digest(row, "digest")?,
         verified: verified(row, "verified")?,
         attempts: number(row, "attempts")?,
+        at: time(row, "at")?,
+    })
+}
+
+/// Reads a row of `attempts`.
+pub(super) fn attempt(row: &Row<'_>) -> rusqlite::Result<Attempt> {
+    Ok(Attempt {
+        run: RunId(row.get("run")?),
+        number: number(row, "number")?,
+        reason: row.get("reason")?,
+        detail: row.get("detail")?,
+        at: time(row, "at")?,
+    })
+}
+
+/// Reads a row of `courses`.
+pub(super) fn course(row: &Row<'_>) -> rusqlite::Result<Course> {
+    parsed(row, "course", |text| serde_json::from_str(text).ok())
+}
+
+/// Reads a row of `proofs`.
+pub(super) fn proof(row: &Row<'_>) -> rusqlite::Result<ProofRecord> {
+    Ok(ProofRecord {
+        run: RunId(row.get("run")?),
+        previous: digest(row, "previous")?,
+        head: Digest::from_bytes(row.get::<_, [u8; 32]>("head")?),
         at: time(row, "at")?,
     })
 }

@@ -2,12 +2,14 @@
 
 use jiff::Timestamp;
 use rusqlite::{Connection, named_params};
+use storage_core::checksum::Digest;
 use storage_core::id::FileId;
 
 use super::failure::Failure;
 use super::rows::{end_name, kind_name, nanoseconds};
 use super::sql;
-use crate::ledger::{RunEnd, RunId, RunKind, Tally};
+use crate::course::Course;
+use crate::ledger::{Recorded, RunEnd, RunId, RunKind, Tally};
 
 fn tally_text(tally: &Tally) -> Result<String, Failure> {
     serde_json::to_string(tally).map_err(|error| Failure::Other(error.to_string()))
@@ -62,6 +64,31 @@ pub(super) fn finish(
         ":scan_complete": scan_complete,
     })?;
     open_only(run, changed)
+}
+
+/// Notes how an open run goes.
+pub(super) fn note_course(connection: &Connection, run: RunId, course: &Course) -> Result<(), Failure> {
+    let course = serde_json::to_string(course).map_err(|error| Failure::Other(error.to_string()))?;
+    let changed = connection
+        .prepare_cached(sql::COURSE_NOTE)?
+        .execute(named_params! { ":run": run.0, ":course": course })?;
+    open_only(run, changed)
+}
+
+/// Notes the first proof of a run.
+pub(super) fn note_proof(
+    connection: &Connection,
+    run: RunId,
+    previous: Option<Digest>,
+    head: Digest,
+) -> Result<Recorded, Failure> {
+    let changed = connection.prepare_cached(sql::PROOF_NOTE)?.execute(named_params! {
+        ":run": run.0,
+        ":previous": previous.as_ref().map(Digest::as_bytes),
+        ":head": head.as_bytes(),
+        ":at": nanoseconds(Timestamp::now()),
+    })?;
+    Ok(if changed > 0 { Recorded::Done } else { Recorded::Stale })
 }
 
 fn open_only(run: RunId, changed: usize) -> Result<(), Failure> {

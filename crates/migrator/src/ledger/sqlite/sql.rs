@@ -1,7 +1,8 @@
 //! The statements, each in its file. Parameters and columns go by name.
 
 /// Migrations in order: the n-th leads to schema version n. One that was released is never edited.
-pub(super) const MIGRATIONS: &[&str] = &[include_str!("../sql/sqlite/0001_ledger.sql")];
+pub(super) const MIGRATIONS: &[&str] =
+    &[include_str!("../sql/sqlite/0001_ledger.sql"), include_str!("../sql/sqlite/0002_audit.sql")];
 
 macro_rules! statements {
     ($($name:ident = $file:literal;)*) => {
@@ -15,9 +16,13 @@ macro_rules! statements {
 
 statements! {
     ARRIVED = "arrived";
+    ATTEMPT = "attempt";
+    ATTEMPTS = "attempts";
     BINDING = "binding";
     BINDING_INSERT = "binding_insert";
     CONFIRMED = "confirmed";
+    COURSE = "course";
+    COURSE_NOTE = "course_note";
     DAMAGED = "damaged";
     FAILED = "failed";
     FILE = "file";
@@ -34,6 +39,8 @@ statements! {
     PARTS = "parts";
     PARTS_FORGET = "parts_forget";
     PART_STORED = "part_stored";
+    PROOF = "proof";
+    PROOF_NOTE = "proof_note";
     PUBLISHED = "published";
     REASON_COUNTS = "reason_counts";
     RUN = "run";

@@ -11,9 +11,10 @@ use tempfile::TempDir;
 use super::super::connection::{self, Kind};
 use super::super::{OpenMode, SqliteLedger, rows, sql};
 use super::binding;
+use crate::course::Course;
 use crate::item::State;
 use crate::ledger::conformance::{done, dump, id, intend, publish};
-use crate::ledger::{Binding, FileFilter, Ledger, LedgerError, RunKind};
+use crate::ledger::{Binding, FileFilter, Ledger, LedgerError, RunId, RunKind};
 use storage_core::storage::Verified;
 
 async fn open(path: &Path, mode: OpenMode) -> Result<SqliteLedger, LedgerError> {
@@ -226,20 +227,45 @@ async fn an_older_ledger_is_migrated_whole_or_not_at_all() {
     let path = closed_ledger(&directory, 1).await;
     let mut connection = connection::open_writer(&path).unwrap();
     let kind = connection::inspect(&connection).unwrap();
-    assert_eq!(kind, Kind::Ledger(1));
-    let second = "ALTER TABLE files ADD COLUMN note TEXT";
-    let broken = [sql::MIGRATIONS[0], second, "ALTER TABLE nothing ADD COLUMN note TEXT"];
+    let released = connection::newest();
+    assert_eq!(kind, Kind::Ledger(released));
+    let next = "ALTER TABLE files ADD COLUMN note TEXT";
+    let broken = [sql::MIGRATIONS, &[next, "ALTER TABLE nothing ADD COLUMN note TEXT"]].concat();
     connection::migrate(&mut connection, &broken, kind, &binding()).unwrap_err();
     let version = |connection: &Connection| -> u32 {
         connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap()
     };
-    assert_eq!(version(&connection), 1);
+    assert_eq!(version(&connection), released);
     connection.prepare("SELECT note FROM files").map(drop).unwrap_err();
-    connection::migrate(&mut connection, &broken[..2], kind, &binding()).unwrap();
-    assert_eq!(version(&connection), 2);
+    let whole = &broken[..sql::MIGRATIONS.len() + 1];
+    connection::migrate(&mut connection, whole, kind, &binding()).unwrap();
+    assert_eq!(version(&connection), released + 1);
     let rows: i64 =
         connection.query_row("SELECT count(*) FROM files WHERE note IS NULL", [], |row| row.get(0)).unwrap();
     assert_eq!(rows, 1);
+}
+
+/// What the first release wrote is a ledger still, with everything in it.
+#[tokio::test]
+async fn a_ledger_of_the_first_schema_is_brought_to_this_one() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("l.sqlite");
+    fs::File::create(&path).unwrap();
+    let mut connection = connection::open_writer(&path).unwrap();
+    connection::prepare_writer(&connection).unwrap();
+    connection::migrate(&mut connection, &sql::MIGRATIONS[..1], Kind::Blank, &binding()).unwrap();
+    connection
+        .execute_batch(
+            "INSERT INTO runs (kind, program, started, tally) VALUES ('copy', '0', 1, '{}');
+             INSERT INTO files (id, state, size, source_version, attempts, run, updated)
+             VALUES ('a', 'copying', 1, 'v', 1, 1, 1);",
+        )
+        .unwrap();
+    drop(connection);
+    let ledger = open(&path, OpenMode::Existing).await.unwrap();
+    assert_eq!(ledger.file(&id("a")).await.unwrap().unwrap().size, 1);
+    assert_eq!(ledger.course(RunId(1)).await.unwrap(), None);
+    ledger.note_course(RunId(1), Course::default()).await.unwrap();
 }
 
 #[tokio::test]

@@ -1,0 +1,2 @@
+INSERT OR REPLACE INTO attempts (id, run, number, reason, detail, at)
+VALUES (:id, :run, :number, :reason, :detail, :at)

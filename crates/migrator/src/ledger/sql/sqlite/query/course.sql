@@ -1,0 +1,1 @@
+SELECT course FROM courses WHERE run = :run

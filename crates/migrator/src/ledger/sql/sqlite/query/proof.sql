@@ -1,0 +1,1 @@
+SELECT run, previous, head, at FROM proofs WHERE run = coalesce(:run, (SELECT max(run) FROM proofs))

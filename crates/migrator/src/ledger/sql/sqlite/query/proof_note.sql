@@ -1,0 +1,1 @@
+INSERT INTO proofs (run, previous, head, at) VALUES (:run, :previous, :head, :at) ON CONFLICT (run) DO NOTHING

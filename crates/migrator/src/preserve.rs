@@ -1,0 +1,153 @@
+//! What a file system knows of a file and an object has no field for: mode, owner, modification time, extended
+//! attributes, and symbolic links, which are no files at all. Pure; [`directory`] reads and writes them.
+//!
+//! They travel with the file as one tag, [`TAG`], so that every storage that keeps tags keeps them. docs/preserve.md
+//! has its form.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+pub mod directory;
+
+/// The tag that holds the attributes.
+pub const TAG: &str = "posix";
+
+/// Which attributes are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a choice of its own")]
+pub struct Preserve {
+    /// Permission bits, set-user-id, set-group-id and sticky bit.
+    pub mode: bool,
+    /// Numbers of user and group.
+    pub owner: bool,
+    /// Modification time, to the nanosecond.
+    pub mtime: bool,
+    /// Extended attributes whose names begin with `user.`, less this project's own.
+    pub xattrs: bool,
+    /// Symbolic links, as objects without bytes.
+    pub symlinks: bool,
+}
+
+impl Preserve {
+    /// Tells whether anything is kept.
+    pub fn any(self) -> bool {
+        self != Self::default()
+    }
+}
+
+impl fmt::Display for Preserve {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = [
+            (self.mode, "mode"),
+            (self.owner, "owner"),
+            (self.mtime, "mtime"),
+            (self.xattrs, "xattrs"),
+            (self.symlinks, "symlinks"),
+        ];
+        let kept: Vec<_> = all.into_iter().filter(|(kept, _)| *kept).map(|(_, name)| name).collect();
+        f.write_str(&kept.join(","))
+    }
+}
+
+/// The attributes of one file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attributes {
+    /// Permission bits and the three above them.
+    pub mode: Option<u32>,
+    /// User and group.
+    pub owner: Option<(u32, u32)>,
+    /// Seconds since the epoch and nanoseconds.
+    pub mtime: Option<(i64, u32)>,
+    /// What a symbolic link says; the object then has no bytes.
+    pub link: Option<Vec<u8>>,
+    /// Values by name.
+    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+impl Attributes {
+    /// Writes them as the tag's value: `mode=644;owner=0:0;mtime=1.000000002;link=HEX;x.HEX=HEX`, as far as they are
+    /// there, in this order.
+    pub fn to_text(&self) -> String {
+        let mut parts = Vec::new();
+        parts.extend(self.mode.map(|mode| format!("mode={mode:o}")));
+        parts.extend(self.owner.map(|(user, group)| format!("owner={user}:{group}")));
+        parts.extend(self.mtime.map(|(seconds, nanoseconds)| format!("mtime={seconds}.{nanoseconds:09}")));
+        parts.extend(self.link.as_ref().map(|link| format!("link={}", hex::encode(link))));
+        let xattrs = self.xattrs.iter();
+        parts.extend(xattrs.map(|(name, value)| format!("x.{}={}", hex::encode(name), hex::encode(value))));
+        parts.join(";")
+    }
+
+    /// Reads a tag's value. Nothing where it is none: a part that is not understood is not guessed at.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut found = Self::default();
+        for part in text.split(';').filter(|part| !part.is_empty()) {
+            let (name, value) = part.split_once('=')?;
+            match name {
+                "mode" => {
+                    found.mode = Some(u32::from_str_radix(value, 8).ok().filter(|mode| *mode <= 0o7777)?)
+                }
+                "owner" => {
+                    let (user, group) = value.split_once(':')?;
+                    found.owner = Some((user.parse().ok()?, group.parse().ok()?));
+                }
+                "mtime" => {
+                    let (seconds, nanoseconds) = value.split_once('.')?;
+                    let nanoseconds = nanoseconds.parse().ok().filter(|_| nanoseconds.len() == 9)?;
+                    found.mtime = Some((seconds.parse().ok()?, nanoseconds));
+                }
+                "link" => found.link = Some(hex::decode(value).ok()?),
+                _ => {
+                    let name = hex::decode(name.strip_prefix("x.")?).ok()?;
+                    found.xattrs.insert(name, hex::decode(value).ok()?);
+                }
+            }
+        }
+        Some(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_written_reads_back(
+            mode in proptest::option::of(0u32..=0o7777),
+            owner in proptest::option::of(any::<(u32, u32)>()),
+            mtime in proptest::option::of((any::<i64>(), 0u32..1_000_000_000)),
+            link in proptest::option::of(any::<Vec<u8>>()),
+            xattrs in proptest::collection::btree_map(any::<Vec<u8>>(), any::<Vec<u8>>(), 0..4),
+        ) {
+            let attributes = Attributes { mode, owner, mtime, link, xattrs };
+            prop_assert_eq!(Attributes::parse(&attributes.to_text()), Some(attributes));
+        }
+
+        #[test]
+        fn no_text_panics(text in any::<String>()) {
+            let _ = Attributes::parse(&text);
+        }
+    }
+
+    #[test]
+    fn the_form_is_the_documented_one() {
+        let mut attributes = Attributes {
+            mode: Some(0o4755),
+            owner: Some((1000, 100)),
+            mtime: Some((-1, 5)),
+            link: Some(b"../a".to_vec()),
+            ..Attributes::default()
+        };
+        attributes.xattrs.insert(b"user.a".to_vec(), b"\0".to_vec());
+        assert_eq!(
+            attributes.to_text(),
+            "mode=4755;owner=1000:100;mtime=-1.000000005;link=2e2e2f61;x.757365722e61=00"
+        );
+        for text in ["mode=9", "mode=10000", "owner=1", "mtime=1.5", "link=x", "y=1", "mode"] {
+            assert_eq!(Attributes::parse(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! What to do about an outcome that is not as it should be. Pure.
+
+use crate::ledger::Outcome;
+
+/// Returns the next step for whoever looks at this outcome; nothing where there is nothing to do.
+pub fn next_step(outcome: Outcome, reason: &str) -> Option<&'static str> {
+    Some(match (outcome, reason) {
+        (Outcome::Missing | Outcome::Different, _) => {
+            "The next copy sends it again; then `verify --read-back` tells whether it stays right."
+        }
+        (Outcome::Outdated, "source_damaged") => {
+            "The source rotted and the target's copy is the good one: restore this file from the target before the \
+             next change makes the copy send the damaged one."
+        }
+        (Outcome::Outdated, _) => "The source is newer: the next copy sends it again.",
+        (Outcome::Unverified, "not_compared") => {
+            "Nobody has compared it: a copy without `--verify none`, or `verify --read-back`, does."
+        }
+        (Outcome::Unverified, _) => "`migrator verify --read-back` compares every byte of it.",
+        (Outcome::Extra, _) => "Nobody copied it: leave it, or remove it from the target by hand.",
+        (Outcome::Unseen, _) => {
+            "Make the directory it lies in readable for this user; until then nothing is said of it."
+        }
+        (Outcome::Failed, reason) => failed(reason),
+        (Outcome::Skipped, "symbolic link" | "symlink") => {
+            "Copy what it points to by that name, or keep the link itself with `--preserve symlinks`."
+        }
+        (Outcome::Skipped, "vanished") => "It was removed while the run was on its way: nothing to do.",
+        (Outcome::Skipped, _) => {
+            "Only regular files are copied: recreate it at the new place where it is needed."
+        }
+        (Outcome::Copied | Outcome::Unchanged | Outcome::Matched | Outcome::Gone | Outcome::Excluded, _) => {
+            return None;
+        }
+    })
+}
+
+fn failed(reason: &str) -> &'static str {
+    match reason {
+        "denied" => {
+            "Make it readable for the user that runs this (owner, mode, directory), or grant the key the right to \
+             write; then copy again."
+        }
+        "changing" => {
+            "It is being written to. Copy again when it is quiet, or pause whoever writes it: a mixture is never kept."
+        }
+        "name_too_long" => "Shorten its name: the target cannot hold it.",
+        "too_large" => "The target takes no file of this size: split it, or choose another target.",
+        "invalid_input" | "name_not_utf8" => "Rename it: such a name cannot be an object's.",
+        "attributes_too_large" => {
+            "Its attributes are more than an object can carry: preserve fewer of them, or let them go with \
+             `--preserve-overflow skip`."
+        }
+        "conflict" => "Rename it, or what it collides with: the target cannot hold both.",
+        "integrity" => {
+            "Bytes were not those that were sent or stored. Check the disk and the way to the server; then copy again."
+        }
+        "storage_full" => "Make room in the target; then copy again.",
+        "unauthenticated" => "Check the credentials and the clock; then copy again.",
+        "misconfigured" => "Check the bucket, the region and the endpoint; then copy again.",
+        "unavailable" | "timeout" => "The server was out of reach: copy again once it is back.",
+        "throttled" => {
+            "The server asked for less: lower `--concurrency` or set `--bandwidth`; then copy again."
+        }
+        "interrupted" => "The run was stopped before it was done: the same command continues.",
+        "not_found" => "It was gone when its turn came: copy again if it is back.",
+        "ledger" => "The ledger could not be written: check the disk it lies on; then copy again.",
+        _ => {
+            "Copy again: single failures are often gone. `migrator explain` tells everything that is known of it."
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::is_problem;
+
+    #[test]
+    fn whatever_is_a_problem_has_a_next_step() {
+        for outcome in Outcome::ALL {
+            for reason in ["", "denied", "something_new"] {
+                assert!(next_step(outcome, reason).is_some() || !is_problem(outcome), "{outcome:?}");
+            }
+        }
+    }
+}

@@ -3,16 +3,20 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests make and change files"))]
 
 pub mod cli;
+pub mod collide;
 pub mod config;
 pub mod engine;
 pub mod failure;
+pub mod filter;
 pub mod item;
 pub mod lanes;
 pub mod ledger;
 pub mod plan;
 pub mod progress;
 pub mod quantity;
+pub mod quarantine;
 pub mod report;
+pub mod safeguard;
 pub mod scan;
 pub mod throttle;
 pub mod transfer;

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use s3_server::{RunningServer, Server, ServerConfig};
 use storage_core::backend::local::{Durability, LocalConfig, LocalStorage};
@@ -21,10 +21,10 @@ use crate::cli::place::{AwsEnv, Place, check_apart, ledger_name, resolve_missing
 use crate::config::env::Env;
 use crate::config::{Config, Settings};
 use crate::failure::{Exit, Failure, Side};
+use crate::filter::{self, Criteria, Filter, FilterError};
 use crate::ledger::Binding;
 use crate::ledger::sqlite::{OpenMode, SqliteLedger};
 use crate::quantity::show_name;
-use crate::scan::Filter;
 
 /// What every command starts from.
 #[derive(Debug)]
@@ -290,12 +290,34 @@ impl Context {
     }
 }
 
-/// Returns the filter of a run.
+/// Returns the filter of a run; ages count from now.
 ///
 /// # Errors
-/// A pattern cannot be understood.
-pub(super) fn filter(settings: &Settings) -> Result<Filter, Failure> {
-    Ok(Filter::from_globs(&settings.include, &settings.exclude)?)
+/// A pattern cannot be understood; a file of patterns cannot be read.
+pub(super) fn filter(settings: &Settings, which: &args::Which) -> Result<Filter, Failure> {
+    let mut rules = which.filter.iter().map(|rule| rule.parse()).collect::<Result<Vec<_>, FilterError>>()?;
+    for path in &which.filter_from {
+        rules.extend(filter::rules_of_file(&read(path)?)?);
+    }
+    let mut criteria = Criteria::default();
+    criteria.rules = filter::rules(&settings.include, &settings.exclude, rules)?;
+    for path in &which.files_from {
+        criteria.files.get_or_insert_default().append(&mut filter::files_of_file(&read(path)?)?);
+    }
+    criteria.min_size = which.min_size;
+    criteria.max_size = which.max_size;
+    let now = SystemTime::now();
+    criteria.changed_before = which.min_age.and_then(|age| now.checked_sub(age));
+    criteria.changed_after = which.max_age.and_then(|age| now.checked_sub(age));
+    Ok(Filter::new(criteria))
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(path).map_err(|error| {
+        let shown = show_name(&path.to_string_lossy());
+        Failure::new(Exit::Config, format!("the filter file {shown} cannot be read: {error}"))
+            .with_hint("it is UTF-8 text, one rule or name a line")
+    })
 }
 
 const EMBEDDED_BUCKET: &str = "files";

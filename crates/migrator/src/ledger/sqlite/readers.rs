@@ -17,7 +17,7 @@ use super::failure::Failure;
 use super::{rows, sql};
 use crate::item::State;
 use crate::ledger::{
-    Count, FileFilter, FileRecord, LedgerError, Outcome, OutcomeRecord, Result, RunId, RunRecord,
+    Candidate, Count, FileFilter, FileRecord, LedgerError, Outcome, OutcomeRecord, Result, RunId, RunRecord,
 };
 
 /// Rows that a stream reads ahead: some hundred kilobytes.
@@ -223,6 +223,22 @@ impl Readers {
             all(connection, sql::HISTORY, named_params! { ":subject": subject }, |row| {
                 Ok((RunId(row.get("run")?), rows::outcome_record(row)?))
             })
+        })
+        .await
+    }
+
+    pub(super) fn candidates(self: &Arc<Self>) -> BoxStream<'static, Result<Candidate>> {
+        self.pages(String::new(), |connection, after| {
+            let params = named_params! { ":after": after, ":limit": PAGE };
+            let page: Vec<Candidate> = all(connection, sql::CANDIDATES_PAGE, params, rows::candidate)?;
+            let last = page.last().map(|candidate| candidate.id.as_str().to_owned());
+            Ok((page, last))
+        })
+    }
+
+    pub(super) async fn source_place(self: &Arc<Self>) -> Result<Option<String>> {
+        self.read(|connection| {
+            Ok(connection.prepare_cached(sql::SOURCE_PLACE)?.query_row((), |row| row.get(0))?)
         })
         .await
     }

@@ -14,7 +14,7 @@ use storage_core::storage::{PartNumber, PartReceipt, UploadTicket, Verified};
 
 use super::failure::Failure;
 use crate::item::{self, Event, State};
-use crate::ledger::{FileRecord, Outcome, OutcomeRecord, RunEnd, RunId, RunKind, RunRecord};
+use crate::ledger::{Candidate, FileRecord, Outcome, OutcomeRecord, RunEnd, RunId, RunKind, RunRecord};
 
 /// Returns the states of [`item::sources`] as the statements compare them: `|copied|verified|`.
 pub(super) fn sources(event: Event) -> &'static str {
@@ -53,14 +53,6 @@ pub(super) const fn verified_name(verified: Verified) -> &'static str {
         Verified::Backend => "backend",
         Verified::ReadBack => "read_back",
         Verified::No => "no",
-    }
-}
-
-/// Returns the name of a kind of run.
-pub(super) const fn kind_name(kind: RunKind) -> &'static str {
-    match kind {
-        RunKind::Copy => "copy",
-        RunKind::Verify => "verify",
     }
 }
 
@@ -205,9 +197,7 @@ pub(super) fn run(row: &Row<'_>) -> rusqlite::Result<RunRecord> {
     let finished = row.get::<_, Option<i64>>("finished")?.map(|_| time(row, "finished")).transpose()?;
     Ok(RunRecord {
         id: RunId(row.get("id")?),
-        kind: parsed(row, "kind", |text| {
-            [RunKind::Copy, RunKind::Verify].into_iter().find(|kind| kind_name(*kind) == text)
-        })?,
+        kind: parsed(row, "kind", |text| RunKind::ALL.into_iter().find(|kind| kind.as_str() == text))?,
         started: time(row, "started")?,
         finished,
         end: parsed_option(row, "ended", |text| {
@@ -256,6 +246,16 @@ pub(super) fn file(row: &Row<'_>) -> rusqlite::Result<FileRecord> {
         run: RunId(row.get(place::RUN)?),
         updated: time(row, place::UPDATED)?,
         id,
+    })
+}
+
+/// Reads a row of `candidates`.
+pub(super) fn candidate(row: &Row<'_>) -> rusqlite::Result<Candidate> {
+    Ok(Candidate {
+        id: id(row, "id")?,
+        size: number(row, "size")?,
+        version: row.get::<_, Option<String>>("version")?.map(Version::new),
+        excluded: row.get("excluded")?,
     })
 }
 

@@ -226,20 +226,41 @@ async fn an_older_ledger_is_migrated_whole_or_not_at_all() {
     let path = closed_ledger(&directory, 1).await;
     let mut connection = connection::open_writer(&path).unwrap();
     let kind = connection::inspect(&connection).unwrap();
-    assert_eq!(kind, Kind::Ledger(1));
-    let second = "ALTER TABLE files ADD COLUMN note TEXT";
-    let broken = [sql::MIGRATIONS[0], second, "ALTER TABLE nothing ADD COLUMN note TEXT"];
+    let newest = connection::newest();
+    assert_eq!(kind, Kind::Ledger(newest));
+    let next = "ALTER TABLE files ADD COLUMN note TEXT";
+    let broken = [sql::MIGRATIONS, &[next, "ALTER TABLE nothing ADD COLUMN note TEXT"]].concat();
     connection::migrate(&mut connection, &broken, kind, &binding()).unwrap_err();
     let version = |connection: &Connection| -> u32 {
         connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap()
     };
-    assert_eq!(version(&connection), 1);
+    assert_eq!(version(&connection), newest);
     connection.prepare("SELECT note FROM files").map(drop).unwrap_err();
-    connection::migrate(&mut connection, &broken[..2], kind, &binding()).unwrap();
-    assert_eq!(version(&connection), 2);
+    let sound = &broken[..broken.len() - 1];
+    connection::migrate(&mut connection, sound, kind, &binding()).unwrap();
+    assert_eq!(version(&connection), newest + 1);
     let rows: i64 =
         connection.query_row("SELECT count(*) FROM files WHERE note IS NULL", [], |row| row.get(0)).unwrap();
     assert_eq!(rows, 1);
+}
+
+/// As the first release made them.
+#[tokio::test]
+async fn a_ledger_of_the_first_version_is_brought_to_this_one_with_its_files() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("ledger.db");
+    let mut connection = Connection::open(&path).unwrap();
+    connection::prepare_writer(&connection).unwrap();
+    connection::migrate(&mut connection, &sql::MIGRATIONS[..1], Kind::Blank, &binding()).unwrap();
+    let row = "INSERT INTO runs (kind, program, started, tally) VALUES ('copy', '0', 0, '{}'); \
+               INSERT INTO files (id, state, size, source_version, attempts, run, updated) \
+               VALUES ('a', 'copying', 3, 'v', 1, 1, 0)";
+    connection.execute_batch(row).unwrap();
+    drop(connection);
+    let ledger = open(&path, OpenMode::Existing).await.unwrap();
+    assert_eq!(ledger.file(&id("a")).await.unwrap().unwrap().state, State::Copying);
+    assert_eq!(ledger.source_place().await.unwrap(), None);
+    assert_eq!(ledger.run(None).await.unwrap().unwrap().tally.candidates, 0);
 }
 
 #[tokio::test]

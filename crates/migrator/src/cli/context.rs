@@ -1,5 +1,6 @@
 //! What every command starts from: configuration, places, the ledger's path, opened storages.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use s3_server::{RunningServer, Server, ServerConfig};
 use storage_core::backend::local::{Durability, LocalConfig, LocalStorage};
 use storage_core::backend::s3::S3Config;
 use storage_core::error::{Error, ErrorKind, Op};
+use storage_core::id::FileId;
 use storage_core::layer::limit::LimitConfig;
 use storage_core::stack::{self, BackendConfig, LayersConfig, StackConfig};
 use storage_core::storage::{Access, FileStorage};
@@ -299,17 +301,19 @@ pub(super) fn filter(settings: &Settings, which: &args::Which) -> Result<Filter,
     for path in &which.filter_from {
         rules.extend(filter::rules_of_file(&read(path)?)?);
     }
-    let mut criteria = Criteria::default();
-    criteria.rules = filter::rules(&settings.include, &settings.exclude, rules)?;
+    let mut files = None::<BTreeSet<FileId>>;
     for path in &which.files_from {
-        criteria.files.get_or_insert_default().append(&mut filter::files_of_file(&read(path)?)?);
+        files.get_or_insert_default().append(&mut filter::files_of_file(&read(path)?)?);
     }
-    criteria.min_size = which.min_size;
-    criteria.max_size = which.max_size;
-    let now = SystemTime::now();
-    criteria.changed_before = which.min_age.and_then(|age| now.checked_sub(age));
-    criteria.changed_after = which.max_age.and_then(|age| now.checked_sub(age));
-    Ok(Filter::new(criteria))
+    let ago = |age: Option<Duration>| age.and_then(|age| SystemTime::now().checked_sub(age));
+    Ok(Filter::new(Criteria {
+        rules: filter::rules(&settings.include, &settings.exclude, rules)?,
+        files,
+        min_size: which.min_size,
+        max_size: which.max_size,
+        changed_before: ago(which.min_age),
+        changed_after: ago(which.max_age),
+    }))
 }
 
 fn read(path: &Path) -> Result<String, Failure> {

@@ -166,7 +166,7 @@ impl Place {
         let Some(directory) = path.ancestors().find_map(|path| std::fs::File::open(path).ok()) else {
             return Folding::default();
         };
-        let kind = rustix::fs::fstatfs(&directory).map_or(0, |stat| i64::from(stat.f_type));
+        let kind = rustix::fs::fstatfs(&directory).map_or(0, |stat| stat.f_type);
         // Directories of ext4 and f2fs may fold, each for itself; what is made in one does too.
         let folds = rustix::fs::ioctl_getflags(&directory).is_ok_and(|flags| flags.bits() & CASEFOLD != 0);
         Folding { case: folds || FOLDING_CASE.contains(&kind), unicode: folds || kind == HFS_PLUS }

@@ -24,12 +24,14 @@ pub(super) async fn run(
 }
 
 fn removal(args: &args::Sync) -> Removal {
-    let mut removal = Removal::default();
-    removal.limit = args.max_delete.unwrap_or_default();
-    if let Some(days) = args.quarantine_days {
-        removal.quarantine = Duration::from_secs(u64::from(days) * 24 * 3600);
+    let usual = Removal::default();
+    let day = 24 * 3600;
+    Removal {
+        limit: args.max_delete.unwrap_or(usual.limit),
+        quarantine: args
+            .quarantine_days
+            .map_or(usual.quarantine, |days| Duration::from_secs(u64::from(days) * day)),
+        excluded: args.delete_excluded,
+        allow_other_filesystem: args.allow_other_filesystem,
     }
-    removal.excluded = args.delete_excluded;
-    removal.allow_other_filesystem = args.allow_other_filesystem;
-    removal
 }

@@ -4,6 +4,7 @@
 
 mod audit;
 mod damage;
+mod filters;
 mod kills;
 mod names;
 mod refusals;

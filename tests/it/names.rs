@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::process::Command;
 
-use test_rig::{Manifest, Tree};
+use test_rig::{Manifest, Tree, skip};
 
 use crate::support::{Desk, Remote, Report, assert_same, bytes, entry, stored};
 
@@ -81,6 +82,12 @@ fn a_file_that_is_also_a_directory_is_reported() {
     for key in ["a", "a/b", "z"] {
         remote.put(key, key.as_bytes());
     }
+    // Found before a byte moves.
+    let plan = desk.migrator(["plan", &remote.url(), "target"]).at(&remote.endpoint).run().exits(4);
+    assert!(
+        plan.stdout.contains("beneath_a_file") && plan.stdout.contains("next to the file \"a\""),
+        "{plan}"
+    );
     let copy = ["copy", &remote.url(), "target", "--report", "report"];
     let ran = desk.migrator(copy).at(&remote.endpoint).run().exits(4);
     let report = Report::read(&desk.path("report"));
@@ -88,7 +95,55 @@ fn a_file_that_is_also_a_directory_is_reported() {
     let target = stored(&desk.path("target"));
     assert_eq!(target.len(), 2, "{target:?}");
     let failed = report.rows.iter().find(|row| row["outcome"] == "failed").unwrap();
-    assert_eq!(failed["reason"], "conflict", "{failed:?}");
+    assert_eq!((&failed["id"][..], &failed["reason"][..]), ("a/b", "beneath_a_file"), "{failed:?}");
+}
+
+/// rclone makes silent duplicates or overwrites, whichever comes last.
+#[test]
+fn names_that_are_alike_are_told_by_the_plan() {
+    let desk = Desk::new();
+    for name in ["README", "readme", "caf\u{e9}", "cafe\u{301}", "other"] {
+        desk.write(&format!("source/{name}"), name);
+    }
+    let plan = desk.migrator(["plan", "source", "target"]).run().exits(0);
+    assert!(plan.stdout.contains("the target keeps them apart\n"), "{plan}");
+    assert!(plan.stdout.contains("  README  readme\n"), "{plan}");
+    let plan = desk.migrator(["--json", "plan", "source", "embedded:target"]).run().exits(0);
+    let twins = &plan.events()[0]["twins"];
+    assert_eq!(twins[0]["kind"], "unicode", "{plan}");
+    assert_eq!(twins[1]["names"][0], "README", "{plan}");
+    desk.migrator(["copy", "source", "embedded:target"]).run().exits(0);
+    assert_eq!(stored(&desk.path("target")).len(), 5);
+}
+
+#[test]
+fn a_target_that_folds_names_is_told_by_the_plan() {
+    let desk = Desk::new();
+    let (image, mounted) = (desk.path("image"), desk.path("mounted"));
+    fs::File::create(&image).unwrap().set_len(8 << 20).unwrap();
+    fs::create_dir(&mounted).unwrap();
+    let run = |program: &str, words: &[&str]| {
+        let command = Command::new(program).args(words).current_dir(desk.path("")).output();
+        command.is_ok_and(|output| output.status.success())
+    };
+    if !run("mkfs.ext4", &["-q", "-O", "casefold", "-E", "encoding=utf8", "image"])
+        || !run("mount", &["-o", "loop", "image", "mounted"])
+    {
+        return skip::unable("this kernel has no file system that folds names, or only root may mount one");
+    }
+    fs::create_dir(mounted.join("target")).unwrap();
+    let folds = run("chattr", &["+F", "mounted/target"]);
+    for name in ["README", "readme", "other"] {
+        desk.write(&format!("source/{name}"), name);
+    }
+    let plan = desk.migrator(["plan", "source", "mounted/target"]).run();
+    let beneath = desk.migrator(["plan", "source", "mounted/target/new"]).run();
+    run("umount", &["mounted"]);
+    assert!(folds);
+    for plan in [plan, beneath] {
+        let plan = plan.exits(4);
+        assert!(plan.stdout.contains("takes these names for one"), "{plan}");
+    }
 }
 
 /// Directories whose own names are not UTF-8, as SOURCE and TARGET.

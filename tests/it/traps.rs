@@ -1,6 +1,7 @@
 //! What has gone wrong for others while copying, each row once.
 
 mod changing;
+mod deletion;
 mod odd;
 mod outcomes;
 mod requests;

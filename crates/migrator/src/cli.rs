@@ -29,6 +29,7 @@ mod report;
 mod run;
 mod signals;
 mod status;
+mod sync;
 mod verify;
 mod watch;
 
@@ -71,12 +72,13 @@ fn start(args: Args, output: &Output) -> Result<Exit, Failure> {
 async fn dispatch(context: &Context, command: Command) -> Result<Exit, Failure> {
     let stop = CancellationToken::new();
     // Commands that only look are ended by a signal as any program is.
-    if matches!(command, Command::Copy(_) | Command::Verify(_) | Command::Cleanup(_)) {
+    if matches!(command, Command::Copy(_) | Command::Sync(_) | Command::Verify(_) | Command::Cleanup(_)) {
         signals::listen(stop.clone(), context.output.clone())?;
     }
     match command {
         Command::Plan(args) => Box::pin(plan::run(context, &args)).await,
         Command::Copy(args) => Box::pin(copy::run(context, &args, stop)).await,
+        Command::Sync(args) => Box::pin(sync::run(context, &args, stop)).await,
         Command::Verify(args) => Box::pin(verify::run(context, &args, stop)).await,
         Command::Status(args) => Box::pin(status::run(context, &args)).await,
         Command::Report(args) => Box::pin(report::run(context, &args)).await,

@@ -4,7 +4,7 @@
 //! concurrency = 16                # requests at a time, 1 to 256
 //! part_size = "32MiB"             # 5MiB to 5GiB
 //! bandwidth = "50MiB/s"
-//! include = ["/photos/"]          # as in .gitignore
+//! include = ["/photos/"]          # as in rclone
 //! exclude = ["*.tmp"]
 //!
 //! [storage.files]

@@ -1,4 +1,4 @@
-//! Runs: plan, copy, verify and cleanup, from the first entry of the scan to the last row of the ledger.
+//! Runs: plan, copy, sync, verify and cleanup, from the first entry of the scan to the last row of the ledger.
 
 use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroU64};
@@ -11,22 +11,29 @@ use storage_core::id::FileId;
 use storage_core::storage::{Capabilities, FileStorage};
 use tokio_util::sync::CancellationToken;
 
+use crate::collide::Search;
+use crate::filter::Filter;
 use crate::item::State;
 use crate::ledger::{FileFilter, FileRecord, Ledger, LedgerError, RunEnd, RunId, Tally};
-use crate::plan::{Merge, MergeError, Summary};
+use crate::plan::{Merge, MergeError, Step, Summary};
 use crate::progress::{Progress, Snapshot};
-use crate::scan::{self, Filter};
+use crate::safeguard::Refusal;
+use crate::scan::{self, Entry};
 use crate::verify::Claim;
 
 pub use self::copy::copy;
+use self::recorder::{Recorder, Recording};
 pub use self::sweep::{Cleaned, cleanup};
+pub use self::sync::{Removal, SyncOptions, sync};
 pub use self::verify::verify;
 
 mod copy;
 mod crew;
+mod delete;
 mod recorder;
 mod sampling;
 mod sweep;
+mod sync;
 mod verify;
 mod worker;
 
@@ -41,6 +48,8 @@ pub struct Job {
     pub source: Arc<dyn FileStorage>,
     /// Written to by copies.
     pub target: Arc<dyn FileStorage>,
+    /// Which file system the source is on, where it is on one: equal as long as the same one is mounted there.
+    pub source_place: Option<String>,
     /// The book of this pair.
     pub ledger: Arc<dyn Ledger>,
     /// Which files.
@@ -60,12 +69,20 @@ impl Job {
         Self {
             source,
             target,
+            source_place: None,
             ledger,
             filter: Filter::default(),
             progress: Progress::new(),
             settings: BTreeMap::new(),
             stop: CancellationToken::new(),
         }
+    }
+}
+
+impl Job {
+    /// Starts what takes the outcomes of a run into the ledger.
+    fn recorder(&self, run: RunId) -> (Recorder, Recording) {
+        Recorder::start(Arc::clone(&self.ledger), run, self.progress.clone(), self.stop.child_token())
     }
 }
 
@@ -174,6 +191,9 @@ pub enum EngineError {
         /// That the ledger does not hold as gone already.
         files: u64,
     },
+    /// A safeguard refused; what is in the target stays.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// The system has no thread or descriptor left.
     #[error("cannot start the threads of the run: {0}")]
     Threads(#[source] std::io::Error),
@@ -191,7 +211,8 @@ impl From<MergeError> for EngineError {
     }
 }
 
-/// Counts what a copy would do, and writes nothing anywhere. Without a ledger, everything is new.
+/// Counts what a copy would do, and writes nothing anywhere but temporary files of its own. Without a ledger, everything is
+/// new. Where names are alike, the source is listed twice.
 ///
 /// # Errors
 /// [`EngineError::Source`] and [`EngineError::Ledger`], when either cannot be read to its end.
@@ -206,11 +227,26 @@ pub async fn plan(
         Some(ledger) => ledger.files(FileFilter::default()),
         None => stream::empty().boxed(),
     };
+    let no_room = |error| EngineError::Internal(format!("temporary files: {error}"));
+    let mut search = Search::new().map_err(no_room)?;
     let mut merge = Merge::new(scan::entries(source, filter.clone()), rows);
     let mut summary = Summary::default();
     while let Some(step) = merge.next().await? {
+        if let Step::Entry(Entry::File(file), _) = &step {
+            search.add(&file.id).map_err(no_room)?;
+        }
         summary.add(step, target, list_at_most);
     }
+    let mut suspects = search.suspects().map_err(no_room)?;
+    if !suspects.is_empty() {
+        let mut entries = scan::entries(source, filter.clone());
+        while let Some(entry) = entries.next().await {
+            if let Entry::File(file) = entry.map_err(EngineError::Source)? {
+                suspects.look(&file.id);
+            }
+        }
+    }
+    summary.twins = suspects.twins();
     Ok(summary)
 }
 

@@ -18,9 +18,9 @@ use storage_core::error::{Error as StorageError, ErrorKind};
 
 use crate::config::ConfigError;
 use crate::engine::EngineError;
+use crate::filter::FilterError;
 use crate::ledger::LedgerError;
 use crate::report::{ReportError, Verdict};
-use crate::scan::FilterError;
 
 /// How the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -67,6 +67,7 @@ impl From<Verdict> for Exit {
             Verdict::Clean | Verdict::Unverified | Verdict::Running => Self::Ok,
             Verdict::SomeFailed => Self::SomeFailed,
             Verdict::Mismatch => Self::Mismatch,
+            Verdict::Refused => Self::Refused,
             Verdict::Interrupted => Self::Interrupted,
             // Why is known only to the run itself, and it told then.
             Verdict::Aborted => Self::Internal,
@@ -241,6 +242,9 @@ impl From<EngineError> for Failure {
                 "check that the source is mounted and is the right one; if it is really empty now, say so with \
                  --allow-empty-source: what is in the target stays",
             ),
+            EngineError::Refused(refusal) => {
+                Self::new(Exit::Refused, refusal.to_string()).with_hint(refusal.hint())
+            }
             EngineError::Threads(error) => Self::new(Exit::Internal, format!("cannot start the threads of the run: {error}"))
                 .with_hint("raise the limits on processes and open files (ulimit -u, ulimit -n), or lower --concurrency"),
             EngineError::Internal(reason) => Self::internal(reason),
@@ -261,8 +265,7 @@ impl From<ConfigError> for Failure {
 impl From<FilterError> for Failure {
     fn from(error: FilterError) -> Self {
         Self::new(Exit::Usage, error.to_string())
-            .with_hint("patterns are as in .gitignore: *.tmp, /cache/, **/thumbs, !keep.tmp")
-            .with_causes_of(&error)
+            .with_hint("patterns are as in rclone: *.tmp, /cache/, thumbs/**, *.{jpg,png}; \\ before a character that is meant itself")
     }
 }
 

@@ -32,7 +32,7 @@ pub enum State {
     Failed,
     /// An audit found the target's file missing or different: it will be copied again.
     Damaged,
-    /// The source no longer has the file. The target's copy stays.
+    /// The source no longer has the file. The target's copy stays, unless a sync removes it.
     Gone,
 }
 

@@ -134,6 +134,45 @@ pub enum RunKind {
     Copy,
     /// Compares source, ledger and target.
     Verify,
+    /// Copies files, and removes from the target what the source no longer has.
+    Sync,
+}
+
+impl RunKind {
+    /// All kinds.
+    pub const ALL: [Self; 3] = [Self::Copy, Self::Verify, Self::Sync];
+
+    /// Returns the name that the ledger stores and reports show.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Copy => "copy",
+            Self::Verify => "verify",
+            Self::Sync => "sync",
+        }
+    }
+}
+
+/// Why a sync that was to remove files removed none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Withheld {
+    /// A file failed to be copied.
+    CopyFailed,
+    /// A part of the source could not be read.
+    SourceIncomplete,
+    /// A part of the target could not be read.
+    TargetIncomplete,
+    /// The source has no entry.
+    SourceEmpty,
+    /// More files than the limit allows.
+    TooMany,
+}
+
+impl Withheld {
+    /// Tells whether a safeguard refused, which an option can allow; else the view was incomplete, which none can.
+    pub const fn is_refusal(self) -> bool {
+        matches!(self, Self::SourceEmpty | Self::TooMany)
+    }
 }
 
 /// How a run ended.
@@ -174,9 +213,13 @@ pub struct Tally {
     pub retries: u64,
     /// The part of all files that an audit was about; nothing: all.
     pub subset: Option<Subset>,
+    /// Sync: files that are in the target only and were to be removed; each has an outcome, unless they were withheld.
+    pub candidates: u64,
+    /// Sync: why none of them was removed, where it is so.
+    pub withheld: Option<Withheld>,
 }
 
-/// One execution of copy or verify.
+/// One execution of copy, verify or sync.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunRecord {
     /// Its number.
@@ -229,11 +272,19 @@ pub enum Outcome {
     Unverified,
     /// Audit: the source changed after it was copied.
     Outdated,
+    /// Sync: was in the target only, and was moved to the quarantine there.
+    Quarantined,
+    /// Sync: was in the target only, and was deleted at once.
+    Deleted,
+    /// Sync: is in the target only, and could not be removed, or is no longer what the scan saw.
+    NotDeleted,
+    /// Sync: is in the target only, and stays: it lies where the source now has something that is no file.
+    Kept,
 }
 
 impl Outcome {
     /// All outcomes.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 17] = [
         Self::Copied,
         Self::Unchanged,
         Self::Skipped,
@@ -247,6 +298,10 @@ impl Outcome {
         Self::Extra,
         Self::Unverified,
         Self::Outdated,
+        Self::Quarantined,
+        Self::Deleted,
+        Self::NotDeleted,
+        Self::Kept,
     ];
 
     /// Returns the name that the ledger stores and reports show.
@@ -265,6 +320,10 @@ impl Outcome {
             Self::Extra => "extra",
             Self::Unverified => "unverified",
             Self::Outdated => "outdated",
+            Self::Quarantined => "quarantined",
+            Self::Deleted => "deleted",
+            Self::NotDeleted => "not_deleted",
+            Self::Kept => "kept",
         }
     }
 }
@@ -497,6 +556,19 @@ impl Count {
     }
 }
 
+/// A file of the target that a sync means to remove.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The file.
+    pub id: FileId,
+    /// In bytes.
+    pub size: u64,
+    /// The target's version that was seen, where the target has versions.
+    pub version: Option<Version>,
+    /// Whether the filter leaves it out: then the source may have it all the same.
+    pub excluded: bool,
+}
+
 /// Which files [`Ledger::files`] yields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FileFilter {
@@ -592,4 +664,20 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
 
     /// Counts the files by state.
     async fn state_counts(&self) -> Result<BTreeMap<State, Count>>;
+
+    /// Forgets all candidates of an earlier sync.
+    async fn clear_candidates(&self) -> Result<()>;
+
+    /// Keeps candidates, all or none; one of the same id is replaced.
+    async fn add_candidates(&self, candidates: Vec<Candidate>) -> Result<()>;
+
+    /// Yields the candidates in ascending byte order of ids, reading ahead a bounded number.
+    fn candidates(&self) -> BoxStream<'static, Result<Candidate>>;
+
+    /// Returns the file system that the source is known to be on; nothing before the first
+    /// [`set_source_place`](Self::set_source_place).
+    async fn source_place(&self) -> Result<Option<String>>;
+
+    /// Keeps the file system that the source is on.
+    async fn set_source_place(&self, place: &str) -> Result<()>;
 }

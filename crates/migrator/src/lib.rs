@@ -3,10 +3,12 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests make and change files"))]
 
 pub mod cli;
+pub mod collide;
 pub mod config;
 pub mod course;
 pub mod engine;
 pub mod failure;
+pub mod filter;
 pub mod item;
 pub mod lanes;
 pub mod ledger;
@@ -14,7 +16,9 @@ pub mod plan;
 pub mod preserve;
 pub mod progress;
 pub mod quantity;
+pub mod quarantine;
 pub mod report;
+pub mod safeguard;
 pub mod scan;
 pub mod subset;
 pub mod throttle;

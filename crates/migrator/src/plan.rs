@@ -15,6 +15,7 @@ use storage_core::id::FileId;
 use storage_core::metadata::{FileMetadata, Version};
 use storage_core::storage::Capabilities;
 
+use crate::collide::{Nesting, Twins};
 use crate::item::State;
 use crate::ledger::{self, Count, FileRecord, LedgerError, Outcome};
 use crate::scan::Entry;
@@ -89,6 +90,19 @@ pub fn unfit(file: &FileMetadata, target: &Capabilities) -> Option<(&'static str
     Some((
         "too_large",
         format!("the target takes files of at most {limit} bytes, this one has {}", file.size),
+    ))
+}
+
+/// Says why a target that cannot keep `a` next to `a/b` cannot hold a file, before a byte moves. To be asked for all
+/// files in order.
+pub fn blocked(id: &FileId, target: &Capabilities, nesting: &mut Nesting) -> Option<(&'static str, String)> {
+    if target.nested_ids {
+        return None;
+    }
+    let above = nesting.above(id)?;
+    Some((
+        "beneath_a_file",
+        format!("the target cannot keep it next to the file \"{}\"", above.as_str().escape_debug()),
     ))
 }
 
@@ -226,12 +240,19 @@ pub struct Summary {
     pub failed: BTreeMap<String, u64>,
     /// Files that the filter leaves out.
     pub excluded: Count,
+    /// Of those, how many by which part of it.
+    pub excluded_by: BTreeMap<String, u64>,
     /// Files in the ledger that are no longer in the source.
     pub gone: Count,
     /// Files in the ledger in a part of the source that could not be read.
     pub unseen: Count,
+    /// Names that differ in their case or Unicode form only.
+    pub twins: Vec<Twins>,
     /// The first entries that would be skipped or could not be copied: path, reason, the error in full.
     pub listed: Vec<Listed>,
+    /// Files of the source that a target may have to keep beside one another.
+    #[serde(skip)]
+    nesting: Nesting,
 }
 
 /// An entry that a plan names.
@@ -256,19 +277,24 @@ impl Summary {
             }
         };
         match step {
-            Step::Entry(Entry::File(file), row) => match unfit(&file, target) {
-                Some((reason, detail)) => {
-                    *self.failed.entry(reason.to_owned()).or_default() += 1;
-                    let subject = file.id.as_str().to_owned();
-                    let reason = reason.to_owned();
-                    list(
-                        &mut self.listed,
-                        Listed { subject, outcome: Outcome::Failed, reason, detail: Some(detail) },
-                    );
+            Step::Entry(Entry::File(file), row) => {
+                match unfit(&file, target).or_else(|| blocked(&file.id, target, &mut self.nesting)) {
+                    Some((reason, detail)) => {
+                        *self.failed.entry(reason.to_owned()).or_default() += 1;
+                        let subject = file.id.as_str().to_owned();
+                        let reason = reason.to_owned();
+                        list(
+                            &mut self.listed,
+                            Listed { subject, outcome: Outcome::Failed, reason, detail: Some(detail) },
+                        );
+                    }
+                    None => self.files.entry(decide(&file, row.as_deref())).or_default().add(file.size),
                 }
-                None => self.files.entry(decide(&file, row.as_deref())).or_default().add(file.size),
-            },
-            Step::Entry(Entry::Excluded(file), _) => self.excluded.add(file.size),
+            }
+            Step::Entry(Entry::Excluded(file, why), _) => {
+                self.excluded.add(file.size);
+                *self.excluded_by.entry(why.as_str().to_owned()).or_default() += 1;
+            }
             Step::Entry(Entry::Foreign { subject, reason, .. }, _) => {
                 *self.skipped.entry(reason.clone()).or_default() += 1;
                 list(&mut self.listed, Listed { subject, outcome: Outcome::Skipped, reason, detail: None });

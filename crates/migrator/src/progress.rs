@@ -169,7 +169,14 @@ impl Progress {
             | Outcome::Different
             | Outcome::Unverified
             | Outcome::Outdated => Some(&numbers.failed),
-            Outcome::Gone | Outcome::Unseen | Outcome::Excluded | Outcome::Extra => None,
+            Outcome::Gone
+            | Outcome::Unseen
+            | Outcome::Excluded
+            | Outcome::Extra
+            | Outcome::Quarantined
+            | Outcome::Deleted
+            | Outcome::NotDeleted
+            | Outcome::Kept => None,
         };
         if let Some(number) = number {
             add(number, 1);

@@ -26,6 +26,7 @@ use crate::course::Course;
 use crate::item::State;
 use crate::ledger::{
     Binding, Count, Ledger, LedgerError, Outcome, OutcomeRecord, RunEnd, RunId, RunKind, RunRecord, Tally,
+    Withheld,
 };
 
 pub mod advice;
@@ -97,6 +98,8 @@ pub enum Verdict {
     Clean,
     /// Some files failed, or a part of the source could not be seen.
     SomeFailed,
+    /// Everything is copied; a safeguard refused to delete what is in the target only.
+    Refused,
     /// An audit found files missing, different, outdated or unproven.
     Mismatch,
     /// Everything is in the target, and of some files nobody compared the bytes, as it was asked for.
@@ -141,6 +144,14 @@ pub struct Sums {
     pub unseen: Count,
     /// Not planned: left out by the filter.
     pub excluded: Count,
+    /// Not planned: sync: was in the target only, and is in quarantine there.
+    pub quarantined: Count,
+    /// Not planned: sync: was in the target only, and was deleted at once.
+    pub deleted: Count,
+    /// Not planned: sync: in the target only, and could not be removed.
+    pub not_deleted: Count,
+    /// Not planned: sync: in the target only, where the source has something that is no file.
+    pub kept: Count,
 }
 
 /// How often a reason was given.
@@ -208,6 +219,10 @@ pub struct Report {
     pub ledger: String,
     /// What became of the entries.
     pub sums: Sums,
+    /// Sync: files of the target that were to be removed.
+    pub candidates: u64,
+    /// Sync: why none of them was removed, where it is so.
+    pub withheld: Option<Withheld>,
     /// Reasons of what was not copied, most frequent first.
     pub reasons: Vec<Reason>,
     /// What the run moved.
@@ -248,13 +263,17 @@ impl Report {
                 }
             }
         }
-        let Tally { bytes_read, bytes_sent, parts_sent, parts_resumed, retries, .. } = record.tally;
+        let Tally {
+            bytes_read, bytes_sent, parts_sent, parts_resumed, retries, candidates, withheld, ..
+        } = record.tally;
         Ok(Self {
             schema_version: SCHEMA_VERSION,
             result: verdict(&record, &sums),
             pair: ledger.binding().clone(),
             ledger: ledger.location().to_owned(),
             sums,
+            candidates,
+            withheld,
             reasons,
             work: Work { bytes_read, bytes_sent, parts_sent, parts_resumed, retries },
             states: ledger.state_counts().await?,
@@ -289,12 +308,16 @@ pub const fn is_problem(outcome: Outcome) -> bool {
         | Outcome::Extra
         | Outcome::Unverified
         | Outcome::Outdated
+        | Outcome::NotDeleted
         | Outcome::Unseen => true,
         Outcome::Copied
         | Outcome::Unchanged
         | Outcome::Skipped
         | Outcome::Gone
         | Outcome::Excluded
+        | Outcome::Quarantined
+        | Outcome::Deleted
+        | Outcome::Kept
         | Outcome::Matched => false,
     }
 }
@@ -318,6 +341,10 @@ fn sums(run: &RunRecord, counts: &BTreeMap<Outcome, Count>) -> Result<Sums, Repo
         gone: count(Outcome::Gone),
         unseen: count(Outcome::Unseen),
         excluded: Count { files: tally.excluded, bytes: count(Outcome::Excluded).bytes },
+        quarantined: count(Outcome::Quarantined),
+        deleted: count(Outcome::Deleted),
+        not_deleted: count(Outcome::NotDeleted),
+        kept: count(Outcome::Kept),
     };
     let told = sums.dealt_with();
     let left = tally.planned.checked_sub(told);
@@ -329,6 +356,12 @@ fn sums(run: &RunRecord, counts: &BTreeMap<Outcome, Count>) -> Result<Sums, Repo
     };
     if !adds_up {
         return Err(ReportError::Sums { run: run.id, planned: tally.planned, told: sums.to_words() });
+    }
+    let removed = sums.quarantined.files + sums.deleted.files + sums.not_deleted.files;
+    let expected = if tally.withheld.is_some() { 0 } else { tally.candidates };
+    if run.end == Some(RunEnd::Complete) && removed != expected {
+        let told = format!("{} of {expected} files in the target only were dealt with", removed);
+        return Err(ReportError::Sums { run: run.id, planned: tally.planned, told });
     }
     sums.unfinished.files = left.unwrap_or(0);
     Ok(sums)
@@ -373,8 +406,15 @@ fn verdict(run: &RunRecord, sums: &Sums) -> Verdict {
             let findings = findings.iter().chain(audit.then_some(&sums.unverified));
             if findings.into_iter().any(|count| count.files > 0) {
                 Verdict::Mismatch
-            } else if sums.failed.files > 0 || sums.unseen.files > 0 || !run.scan_complete {
+            } else if sums.failed.files > 0
+                || sums.unseen.files > 0
+                || sums.not_deleted.files > 0
+                || !run.scan_complete
+                || run.tally.withheld.is_some_and(|withheld| !withheld.is_refusal())
+            {
                 Verdict::SomeFailed
+            } else if run.tally.withheld.is_some() {
+                Verdict::Refused
             } else if sums.unverified.files > 0 {
                 Verdict::Unverified
             } else {

@@ -1,111 +1,22 @@
 //! What is in the source: every entry once, in order, sorted into files, exclusions and reasons.
 
-use std::fmt;
-use std::sync::Arc;
-
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use ignore::Match;
-use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use storage_core::error::{Error, ErrorKind, Result};
 use storage_core::id::{FileId, Prefix};
 use storage_core::metadata::FileMetadata;
 use storage_core::storage::{FileStorage, ListOptions};
 
-use crate::subset::Subset;
-
-/// Which files of the source a run is about; the default is all.
-#[derive(Clone, Debug, Default)]
-pub struct Filter {
-    include: Option<Arc<Gitignore>>,
-    exclude: Option<Arc<Gitignore>>,
-    subset: Option<Subset>,
-}
-
-/// A pattern that cannot be understood.
-#[derive(Debug)]
-pub struct FilterError {
-    pattern: String,
-    source: ignore::Error,
-}
-
-impl fmt::Display for FilterError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot understand the pattern {:?}", self.pattern)
-    }
-}
-
-impl std::error::Error for FilterError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.source)
-    }
-}
-
-impl Filter {
-    /// Makes a filter of patterns as `.gitignore` has them (`gitignore(5)`): `*.tmp`, `/cache/`, `**/x`, `!keep`.
-    ///
-    /// With `include` given, only files that match one are taken; of these, files that match `exclude` are
-    /// left out. Within each list, a later pattern overrules an earlier one.
-    ///
-    /// # Errors
-    /// The first pattern that cannot be understood.
-    pub fn from_globs(include: &[String], exclude: &[String]) -> Result<Self, FilterError> {
-        Ok(Self { include: matcher(include)?, exclude: matcher(exclude)?, subset: None })
-    }
-
-    /// Narrows a run to a part of all files; what a pattern says holds besides.
-    #[must_use]
-    pub fn with_subset(mut self, subset: Option<Subset>) -> Self {
-        self.subset = subset;
-        self
-    }
-
-    /// Returns the part of all files that a run is about; nothing: all.
-    pub fn subset(&self) -> Option<Subset> {
-        self.subset
-    }
-
-    /// Tells whether a file is in the part that a run is about, whatever the patterns say.
-    pub fn in_subset(&self, id: &FileId) -> bool {
-        self.subset.is_none_or(|subset| subset.takes(id))
-    }
-
-    /// Tells whether a run is about this file.
-    pub fn takes(&self, id: &FileId) -> bool {
-        if !self.in_subset(id) {
-            return false;
-        }
-        let included = self.include.as_ref().is_none_or(|globs| matches(globs, id));
-        included && !self.exclude.as_ref().is_some_and(|globs| matches(globs, id))
-    }
-}
-
-fn matches(globs: &Gitignore, id: &FileId) -> bool {
-    matches!(globs.matched_path_or_any_parents(id.as_str(), false), Match::Ignore(_))
-}
-
-fn matcher(patterns: &[String]) -> Result<Option<Arc<Gitignore>>, FilterError> {
-    if patterns.is_empty() {
-        return Ok(None);
-    }
-    let failed = |pattern: &str| {
-        let pattern = pattern.to_owned();
-        move |source| FilterError { pattern, source }
-    };
-    let mut builder = GitignoreBuilder::new("");
-    for pattern in patterns {
-        builder.add_line(None, pattern).map_err(failed(pattern))?;
-    }
-    Ok(Some(Arc::new(builder.build().map_err(failed(&patterns.join(" ")))?)))
-}
+use crate::filter::{Excluded, Filter};
+use crate::quarantine;
 
 /// An entry of the source.
 #[derive(Debug)]
 pub enum Entry {
     /// A file that the run is about.
     File(FileMetadata),
-    /// A file that the filter leaves out.
-    Excluded(FileMetadata),
+    /// A file that the filter leaves out, and why.
+    Excluded(FileMetadata, Excluded),
     /// Not a file: a symbolic link, a fifo. Skipped, which is no failure.
     Foreign {
         /// Its path as an id, where it can be one.
@@ -132,21 +43,27 @@ impl Entry {
     /// Returns the id by which the entry is merged with the ledger, where it has one.
     pub fn id(&self) -> Option<&FileId> {
         match self {
-            Self::File(file) | Self::Excluded(file) => Some(&file.id),
+            Self::File(file) | Self::Excluded(file, _) => Some(&file.id),
             Self::Foreign { id, .. } | Self::Unusable { id, .. } => id.as_ref(),
         }
     }
 }
 
-/// Yields the entries of `source`, files in ascending byte order of ids. An `Err` is the last item: the view is
-/// incomplete from there on.
+/// Yields the entries of `source`, files in ascending byte order of ids; what is in quarantine is none. An `Err` is the
+/// last item: the view is incomplete from there on.
 pub fn entries(source: &dyn FileStorage, filter: Filter) -> BoxStream<'static, Result<Entry>> {
     source
         .list(&Prefix::all(), ListOptions::default().with_report_foreign())
-        .map(move |item| match item {
-            Ok(file) if filter.takes(&file.id) => Ok(Entry::File(file)),
-            Ok(file) => Ok(Entry::Excluded(file)),
-            Err(error) => about_one_entry(error),
+        .filter_map(move |item| {
+            std::future::ready(match item {
+                // What a run has put away is no file of this storage any more.
+                Ok(file) if quarantine::holds(&file.id) => None,
+                Ok(file) => Some(Ok(match filter.excludes(&file) {
+                    None => Entry::File(file),
+                    Some(why) => Entry::Excluded(file, why),
+                })),
+                Err(error) => Some(about_one_entry(error)),
+            })
         })
         .boxed()
 }
@@ -176,34 +93,6 @@ mod tests {
 
     use super::*;
 
-    fn filter(include: &[&str], exclude: &[&str]) -> Filter {
-        let owned = |globs: &[&str]| globs.iter().map(|glob| (*glob).to_owned()).collect::<Vec<_>>();
-        Filter::from_globs(&owned(include), &owned(exclude)).unwrap()
-    }
-
-    fn taken(filter: &Filter, ids: &[&str]) -> Vec<String> {
-        ids.iter()
-            .filter(|id| filter.takes(&FileId::parse(**id).unwrap()))
-            .map(|id| (*id).to_owned())
-            .collect()
-    }
-
-    #[test]
-    fn globs_mean_what_gitignore_says() {
-        let ids = ["a.txt", "b.tmp", "cache/x", "deep/cache/x", "deep/b.tmp", "deep/keep.tmp"];
-        assert_eq!(taken(&Filter::default(), &ids), ids);
-        assert_eq!(taken(&filter(&[], &["*.tmp"]), &ids), ["a.txt", "cache/x", "deep/cache/x"]);
-        assert_eq!(
-            taken(&filter(&[], &["/cache/"]), &ids),
-            ["a.txt", "b.tmp", "deep/cache/x", "deep/b.tmp", "deep/keep.tmp"]
-        );
-        assert_eq!(
-            taken(&filter(&[], &["*.tmp", "!keep.tmp"]), &ids),
-            ["a.txt", "cache/x", "deep/cache/x", "deep/keep.tmp"]
-        );
-        assert_eq!(taken(&filter(&["deep/**"], &["*.tmp"]), &ids), ["deep/cache/x"]);
-    }
-
     #[test]
     fn an_escaped_name_is_not_taken_for_the_file_that_has_it_as_its_real_one() {
         let named = |error: Error| match about_one_entry(error).unwrap() {
@@ -215,11 +104,5 @@ mod tests {
         assert_eq!(named(error().with_id(&FileId::parse("caf\\xe9").unwrap())), "caf\\xe9");
         assert_eq!(named(error().with_subject("dir/")), "dir/");
         assert!(about_one_entry(error()).is_err());
-    }
-
-    #[test]
-    fn a_pattern_that_cannot_be_understood_is_named() {
-        let error = Filter::from_globs(&[], &["a{b".to_owned()]).unwrap_err();
-        assert!(error.to_string().contains("a{b"), "{error}");
     }
 }

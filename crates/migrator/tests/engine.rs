@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::TryStreamExt;
-use migrator::engine::{self, CopyOptions, Ended, EngineError, Job, VerifyOptions};
+use futures::{FutureExt, TryStreamExt};
+use migrator::engine::{self, CopyOptions, Ended, EngineError, Job, Removal, SyncOptions, VerifyOptions};
+use migrator::filter::{Criteria, Filter, Rule};
 use migrator::item::State;
 use migrator::ledger::sqlite::{OpenMode, SqliteLedger};
-use migrator::ledger::{Binding, FileFilter, Ledger, Outcome, RunEnd, RunRecord};
+use migrator::ledger::{Binding, FileFilter, Ledger, Outcome, RunEnd, RunRecord, Withheld};
 use migrator::report;
-use migrator::scan::Filter;
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
 use storage_core::backend::local::{LocalConfig, LocalStorage};
@@ -408,7 +408,10 @@ async fn an_audit_of_a_part_says_nothing_of_the_rest() {
     bench.copy().await;
     bench.source.delete(&id("gone"), Precondition::None).await.unwrap();
     bench.target.delete(&id("gone"), Precondition::None).await.unwrap();
-    bench.job.filter = Filter::from_globs(&["a".to_owned()], &[]).unwrap();
+    let rules = vec![Rule::include("/a").unwrap(), Rule::exclude("**").unwrap()];
+    let mut criteria = Criteria::default();
+    criteria.rules = rules;
+    bench.job.filter = Filter::new(criteria);
     let (run, outcomes) = bench.verify(false).await;
     assert_eq!((run.tally.planned, run.tally.unchanged), (1, 1));
     let expected = [("b".to_owned(), Outcome::Excluded), ("gone".to_owned(), Outcome::Gone)];
@@ -585,4 +588,76 @@ async fn a_source_whose_bytes_are_not_those_of_its_digest_is_never_published() {
         assert_eq!(outcomes.get(name), Some(&outcome), "{name}");
         assert_eq!(bench.target.exists(&id(name)).await.unwrap(), outcome == Outcome::Copied, "{name}");
     }
+}
+
+async fn sync(bench: &Bench) -> RunRecord {
+    let mut sync = SyncOptions::default();
+    (sync.copy, sync.removal) = (options(), Some(Removal::default()));
+    let run = bench.ended(engine::sync(&bench.job, &sync).await.unwrap()).await;
+    let directory = TempDir::new().unwrap();
+    report::files::write(&*bench.ledger, Some(run.id), directory.path()).await.unwrap();
+    run
+}
+
+/// A mirror of two files, of which the source has lost one.
+async fn mirror() -> Bench {
+    let bench = bench().await;
+    for name in ["a", "b"] {
+        bench.put(name, name).await;
+    }
+    sync(&bench).await;
+    bench.source.delete(&id("a"), Precondition::None).await.unwrap();
+    bench
+}
+
+#[tokio::test]
+async fn a_file_that_is_in_the_source_again_when_its_turn_comes_is_not_removed() {
+    let bench = mirror().await;
+    let source = Arc::clone(&bench.source);
+    bench.flaky.before_next(Op::List, move || {
+        // Listed by nobody: the source's listing was opened before this one.
+        let _ = source.upload_bytes(&id("a"), "back".into()).now_or_never().unwrap();
+    });
+    let run = sync(&bench).await;
+    let outcomes = bench.outcomes(&run).await;
+    assert!(matches!(outcomes["a"], Outcome::NotDeleted | Outcome::Gone), "{outcomes:?}");
+    assert!(bench.target.exists(&id("a")).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_file_that_the_target_got_anew_is_not_removed() {
+    for conditional in [Op::Metadata, Op::Delete] {
+        let bench = mirror().await;
+        let target = Arc::clone(&bench.target);
+        bench.flaky.before_next(conditional, move || {
+            let _ = target.upload_bytes(&id("a"), "anew".into()).now_or_never().unwrap();
+        });
+        let run = sync(&bench).await;
+        assert_eq!(bench.outcomes(&run).await["a"], Outcome::NotDeleted, "{conditional:?}");
+        assert_eq!(bench.target.download_bytes(&id("a")).await.unwrap(), "anew");
+    }
+}
+
+#[tokio::test]
+async fn a_removal_that_fails_is_told_and_done_by_the_next_run() {
+    for op in [Op::Metadata, Op::Copy, Op::Delete] {
+        let bench = mirror().await;
+        bench.flaky.fail_next(op, Fault::Before(ErrorKind::Denied));
+        let run = sync(&bench).await;
+        assert_eq!(bench.outcomes(&run).await["a"], Outcome::NotDeleted, "{op:?}");
+        assert_eq!((run.tally.candidates, run.tally.withheld), (1, None));
+        assert!(bench.target.exists(&id("a")).await.unwrap());
+        let run = sync(&bench).await;
+        assert_eq!(bench.outcomes(&run).await["a"], Outcome::Quarantined, "{op:?}");
+        assert!(!bench.target.exists(&id("a")).await.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn a_listing_of_the_target_that_breaks_off_deletes_nothing() {
+    let bench = mirror().await;
+    bench.flaky.fail_next(Op::List, Fault::Before(ErrorKind::Unavailable));
+    let run = sync(&bench).await;
+    assert_eq!(run.tally.withheld, Some(Withheld::TargetIncomplete));
+    assert!(bench.target.exists(&id("a")).await.unwrap());
 }

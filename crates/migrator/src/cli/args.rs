@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
+use std::str::FromStr as _;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
@@ -11,6 +12,7 @@ use storage_core::checksum::Digest;
 use crate::config::{check_concurrency, check_part_size};
 use crate::quantity::{parse_age, parse_rate, parse_size};
 use crate::report::proof::parse_hash;
+use crate::safeguard::Limit;
 use crate::subset::Subset;
 
 const ABOUT: &str = "Moves files between storages: verified, resumable, reported";
@@ -21,7 +23,7 @@ Moves files between storages: verified, resumable, reported.
 A file counts as migrated only after the target's stored bytes were checked against the SHA-256 that was \
 computed from the source while it was sent. What was done is kept in a ledger, so a run that was stopped, \
 killed or cut off is continued by the same command, and a run over an unchanged tree sends nothing. Nothing is \
-ever deleted from the source or the target.";
+ever deleted unless that is asked for by `sync --delete`, and then it goes to a quarantine first.";
 
 const AFTER: &str = "\
 Storages (SOURCE and TARGET):
@@ -52,7 +54,7 @@ Exit codes:
   5    The audit ended; the target is not what it should be. What is only in the target is told and is no
        mismatch.
   6    Refused by a safeguard: the ledger is in use or belongs to another pair of storages, the target lies
-       inside the source.
+       inside the source; of a sync, the source is empty or elsewhere, or too much would be deleted.
   130  Interrupted. Running it again continues.
 
 Environment:
@@ -80,6 +82,7 @@ Signals:
 Examples:
   migrator plan /srv/files s3://archive
   migrator copy /srv/files s3://archive --report report
+  migrator sync /srv/files s3://archive --delete
   migrator verify /srv/files s3://archive --read-back
   migrator copy s3://archive /srv/files.restored";
 
@@ -169,6 +172,21 @@ pub enum Command {
     /// `restore` is the same command, for the way back: `migrator restore s3://bucket /srv/files`.
     #[command(visible_alias = "restore")]
     Copy(Copy),
+    /// Copy as `copy` does, and with --delete remove from the target what the source no longer has
+    ///
+    /// Files are removed only after a run in which every entry of the source and of the target was seen and no copy
+    /// failed: an incomplete view never deletes, whatever the options. Then these safeguards must agree, each of
+    /// which an option can overrule; until it does, nothing is deleted and the exit code is 6: the source is not
+    /// empty (--allow-empty-source), it is on the file system that it was on before (--allow-other-filesystem), and
+    /// not more files go than --max-delete.
+    ///
+    /// Right before it is removed, every single file is looked for in the source once more, and the target must
+    /// still have the version that was listed. What is removed is first moved to `.quarantine/until-TIME-run-N/` in
+    /// the target, where it stays for --quarantine-days; `migrator cleanup` deletes what has stayed that long. To get
+    /// a file back, copy it from there. Files in quarantine are no files to copy, sync and verify.
+    ///
+    /// What lies where the source now has a symbolic link is kept, as what is behind the link was not seen.
+    Sync(Sync),
     /// Compare source, ledger and target
     ///
     /// Looks at every file in all three and names what is missing, different, outdated, unverified (nothing
@@ -190,11 +208,14 @@ pub enum Command {
                                 --ledger PATH ID"
     )]
     Explain(Explain),
-    /// Discard multipart uploads in the target that nobody will finish
+    /// Discard multipart uploads in the target that nobody will finish, and what has been in quarantine long enough
     ///
-    /// Those that were begun for files of this ledger and that no copy will go on with, and those of its files
+    /// Uploads: those that were begun for files of this ledger and that no copy will go on with, and those of its files
     /// that are older than --older-than. S3 servers keep, and bill, the parts of such uploads until somebody
-    /// discards them. Uploads of files that the ledger does not know stay, and so do all files.
+    /// discards them. Uploads of files that the ledger does not know stay.
+    ///
+    /// Files in quarantine: those whose time is over, as their names say (`.quarantine/until-TIME-run-N/`), whichever
+    /// run put them there. All other files stay.
     Cleanup(Cleanup),
 }
 
@@ -220,13 +241,40 @@ pub struct Pair {
 pub struct Which {
     /// Take only files that match (repeatable)
     ///
-    /// Patterns are as in .gitignore, from the top of the source: *.jpg, /photos/, **/2024/**, !keep.jpg.
-    /// Within the patterns, a later one overrules an earlier one.
+    /// Patterns are as in rclone: `*` any characters but `/`, `**` any characters, `?` one character, `[a-z]` one of
+    /// them, `{a,b}` either, `{{..}}` a regular expression, `\x` the character itself. With a `/` in front a pattern
+    /// holds from the top of the source, else from any `/` on; `dir/` is everything beneath. *.jpg, /photos/,
+    /// thumbs/**, *.{tmp,bak}
     #[arg(long, value_name = "PATTERN")]
     pub include: Vec<String>,
     /// Leave out files that match (repeatable); overrules --include
     #[arg(long, value_name = "PATTERN")]
     pub exclude: Vec<String>,
+    /// Add a rule: `+ PATTERN` takes, `- PATTERN` leaves out; the first that matches decides (repeatable)
+    ///
+    /// Comes after --exclude and --include. What no rule matches is taken, unless there is an --include.
+    #[arg(long, value_name = "RULE", allow_hyphen_values = true)]
+    pub filter: Vec<String>,
+    /// Read rules from a file, one a line; `!` forgets those before it, `#` and `;` begin comments (repeatable)
+    #[arg(long, value_name = "FILE")]
+    pub filter_from: Vec<PathBuf>,
+    /// Take only files that are named in a file, one a line, from the top of the source (repeatable)
+    ///
+    /// The names are held in memory.
+    #[arg(long, value_name = "FILE")]
+    pub files_from: Vec<PathBuf>,
+    /// Take only files of at least this size: 4096, 10KiB, 1G
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub min_size: Option<u64>,
+    /// Take only files of at most this size
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub max_size: Option<u64>,
+    /// Take only files that were last changed at least so long ago: 90m, 36h, 7d
+    #[arg(long, value_name = "AGE", value_parser = parse_age)]
+    pub min_age: Option<Duration>,
+    /// Take only files that were last changed at most so long ago
+    #[arg(long, value_name = "AGE", value_parser = parse_age)]
+    pub max_age: Option<Duration>,
 }
 
 /// How fast.
@@ -329,6 +377,38 @@ pub enum VerifyMode {
     All,
     /// None that have to be read back for it: such files are reported as unverified, and the next copy compares them
     None,
+}
+
+/// `sync`
+#[derive(Debug, clap::Args)]
+pub struct Sync {
+    /// As `copy`.
+    #[command(flatten)]
+    pub copy: Copy,
+    /// Remove from the target what is only there
+    #[arg(long, help_heading = "Deletion")]
+    pub delete: bool,
+    /// Remove at most so many files, or so many percent of those in the target [default: 10% or 1000, whichever is
+    /// more]
+    ///
+    /// Where more would have to go, none goes.
+    #[arg(long, value_name = "N|P%", value_parser = Limit::from_str, requires = "delete", help_heading = "Deletion")]
+    pub max_delete: Option<Limit>,
+    /// Keep removed files in quarantine for so many days; 0: delete them at once [default: 7]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=36_500), requires = "delete",
+          help_heading = "Deletion")]
+    pub quarantine_days: Option<u32>,
+    /// Remove also what the filter leaves out, although the source may have it
+    ///
+    /// Without this, a file that is left out is never removed.
+    #[arg(long, requires = "delete", help_heading = "Deletion")]
+    pub delete_excluded: bool,
+    /// Accept a source on another file system than before
+    ///
+    /// Without this such a source is refused: rather than moved it is not mounted. Of an S3 source, the endpoint and
+    /// the bucket are part of what the ledger is about.
+    #[arg(long, requires = "delete", help_heading = "Deletion")]
+    pub allow_other_filesystem: bool,
 }
 
 /// `verify`

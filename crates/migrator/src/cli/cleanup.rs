@@ -10,7 +10,7 @@ use crate::failure::{Exit, Failure, Side};
 use crate::ledger::sqlite::OpenMode;
 use crate::quantity::show_count;
 
-/// Discards uploads that nobody will finish.
+/// Discards uploads that nobody will finish, and what has been in quarantine long enough.
 ///
 /// # Errors
 /// The ledger or the target cannot be used.
@@ -27,6 +27,9 @@ pub(super) async fn run(
     target.close().await;
     let cleaned = cleaned?;
     context.output.text(&format!("{} discarded\n", show_count(cleaned.uploads, "upload")));
+    if cleaned.expired > 0 {
+        context.output.text(&format!("{} deleted from quarantine\n", show_count(cleaned.expired, "file")));
+    }
     context.output.event("cleanup", &cleaned);
     Ok(if stop.is_cancelled() { Exit::Interrupted } else { Exit::Ok })
 }

@@ -1,16 +1,17 @@
 //! What every command starts from: configuration, places, the ledger's path, opened storages.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use s3_server::{RunningServer, Server, ServerConfig};
 use storage_core::backend::local::{Durability, LocalConfig, LocalStorage};
 use storage_core::backend::s3::S3Config;
 use storage_core::error::{Error, ErrorKind, Op};
+use storage_core::id::FileId;
 use storage_core::layer::limit::LimitConfig;
 use storage_core::stack::{self, BackendConfig, LayersConfig, StackConfig};
 use storage_core::storage::{Access, FileStorage};
@@ -23,12 +24,12 @@ use crate::cli::place::{AwsEnv, Place, check_apart, ledger_name, resolve_missing
 use crate::config::env::Env;
 use crate::config::{Config, Settings};
 use crate::failure::{Exit, Failure, Side};
+use crate::filter::{self, Criteria, Filter, FilterError};
 use crate::ledger::Binding;
 use crate::ledger::sqlite::{OpenMode, SqliteLedger};
 use crate::preserve::Preserve;
 use crate::preserve::directory::PreservingDirectory;
 use crate::quantity::show_name;
-use crate::scan::Filter;
 
 /// What every command starts from.
 #[derive(Debug)]
@@ -308,12 +309,36 @@ impl Context {
     }
 }
 
-/// Returns the filter of a run.
+/// Returns the filter of a run; ages count from now.
 ///
 /// # Errors
-/// A pattern cannot be understood.
-pub(super) fn filter(settings: &Settings) -> Result<Filter, Failure> {
-    Ok(Filter::from_globs(&settings.include, &settings.exclude)?)
+/// A pattern cannot be understood; a file of patterns cannot be read.
+pub(super) fn filter(settings: &Settings, which: &args::Which) -> Result<Filter, Failure> {
+    let mut rules = which.filter.iter().map(|rule| rule.parse()).collect::<Result<Vec<_>, FilterError>>()?;
+    for path in &which.filter_from {
+        rules.extend(filter::rules_of_file(&read(path)?)?);
+    }
+    let mut files = None::<BTreeSet<FileId>>;
+    for path in &which.files_from {
+        files.get_or_insert_default().append(&mut filter::files_of_file(&read(path)?)?);
+    }
+    let ago = |age: Option<Duration>| age.and_then(|age| SystemTime::now().checked_sub(age));
+    Ok(Filter::new(Criteria {
+        rules: filter::rules(&settings.include, &settings.exclude, rules)?,
+        files,
+        min_size: which.min_size,
+        max_size: which.max_size,
+        changed_before: ago(which.min_age),
+        changed_after: ago(which.max_age),
+    }))
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(path).map_err(|error| {
+        let shown = show_name(&path.to_string_lossy());
+        Failure::new(Exit::Config, format!("the filter file {shown} cannot be read: {error}"))
+            .with_hint("it is UTF-8 text, one rule or name a line")
+    })
 }
 
 /// Returns what the report shows of the settings besides what the engine is told in numbers.

@@ -11,7 +11,7 @@ use crate::cli::context::{Context, filter, preserve, shown};
 use crate::cli::place::Place;
 use crate::cli::run::{close, latest, outcome, prepare_report};
 use crate::cli::watch::{Style, Watch, progress};
-use crate::engine::{self, CopyOptions, Job, VerifyOptions};
+use crate::engine::{self, CopyOptions, Job, Removal, SyncOptions, VerifyOptions};
 use crate::failure::{Exit, Failure, Side};
 use crate::ledger::sqlite::OpenMode;
 
@@ -24,8 +24,29 @@ pub(super) async fn run(
     args: &args::Copy,
     stop: CancellationToken,
 ) -> Result<Exit, Failure> {
+    carry_out(context, args, Task::Copy, stop).await
+}
+
+/// What is to be done with the pair.
+pub(super) enum Task {
+    /// Copy.
+    Copy,
+    /// Copy, and remove what is only in the target, where that was asked for.
+    Sync(Option<Removal>),
+}
+
+/// Carries out a copy or a sync, from the opening of the pair to the report.
+///
+/// # Errors
+/// Whatever keeps the run from its end; failed files do not.
+pub(super) async fn carry_out(
+    context: &Context,
+    args: &args::Copy,
+    task: Task,
+    stop: CancellationToken,
+) -> Result<Exit, Failure> {
     let settings = context.settings(Some(&args.pace), &args.which);
-    let filter = filter(&settings)?;
+    let filter = filter(&settings, &args.which)?;
     let (migration, report) = context.migration(&args.pair, args.report.as_deref())?;
     // The lock first: nobody else changes the target from here on.
     let ledger = Arc::new(context.open_ledger(&migration, OpenMode::Create).await?);
@@ -49,6 +70,8 @@ pub(super) async fn run(
     options.compare = args.verify != VerifyMode::None;
     let mut job = Job::new(Arc::clone(&source.storage), Arc::clone(&target.storage), ledger);
     job.filter = filter;
+    // Asked of what was opened: nothing can be mounted there meanwhile without the storage noticing.
+    job.source_place = migration.source.file_system();
     job.progress = progress(context.output.clone());
     job.settings = shown(&settings);
     job.settings.extend(kept.any().then(|| ("preserve".to_owned(), kept.to_string())));
@@ -57,7 +80,14 @@ pub(super) async fn run(
     let before = latest(&*job.ledger).await;
     let style = Style::of(&context.global, context.output.is_terminal());
     let watch = Watch::start(&context.output, &job.progress, style);
-    let ended = engine::copy(&job, &options).await;
+    let ended = match task {
+        Task::Copy => engine::copy(&job, &options).await,
+        Task::Sync(removal) => {
+            let mut sync = SyncOptions::default();
+            (sync.copy, sync.removal) = (options, removal);
+            engine::sync(&job, &sync).await
+        }
+    };
     watch.finish().await;
     let mut exit = outcome(context, &*job.ledger, before, ended, report.as_deref()).await;
     if let (Ok(copied @ (Exit::Ok | Exit::SomeFailed)), VerifyMode::All) = (&exit, args.verify) {

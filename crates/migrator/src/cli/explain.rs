@@ -218,7 +218,7 @@ const fn in_words(state: State) -> &'static str {
         State::Verified => "the target's bytes were compared with the source's and are right",
         State::Failed => "the last attempt failed; the next copy tries again",
         State::Damaged => "an audit found the target's copy missing or different; the next copy repairs it",
-        State::Gone => "the source no longer has it; the target's copy stays",
+        State::Gone => "the source no longer has it; the target's copy stays, unless a sync removes it",
     }
 }
 

@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 
 use crate::cli::endpoint::Endpoint;
+use crate::collide::Folding;
 use crate::config::{self, Config, Storage, check_endpoint};
 use crate::failure::{Exit, Failure, Side};
 use crate::ledger::Binding;
@@ -31,6 +32,15 @@ pub enum Place {
     /// A bucket, or what lies beneath a prefix. Endpoints of the environment are filled in.
     S3(config::S3),
 }
+
+/// `FS_CASEFOLD_FL` (`linux/fs.h`).
+const CASEFOLD: u32 = 0x4000_0000;
+
+/// `HFSPLUS_SUPER_MAGIC` (`statfs(2)`).
+const HFS_PLUS: i64 = 0x482b;
+
+/// File systems that fold case unless they were told otherwise: vfat, exFAT, HFS+, CIFS, SMB2 (`linux/magic.h`).
+const FOLDING_CASE: [i64; 5] = [0x4d44, 0x2011_bab0, HFS_PLUS, 0xff53_4d42, 0xfe53_4d42];
 
 /// The AWS variables that say which server is meant.
 #[derive(Clone, Debug, Default)]
@@ -132,6 +142,34 @@ impl Place {
                 text
             }
         }
+    }
+
+    /// Returns which file system a directory is on: equal as long as the same one is mounted there. Nothing where the
+    /// place is no directory, or the system does not tell.
+    ///
+    /// File systems that have an id of their own keep it across mounts and restarts; of others, as NFS, the device number
+    /// is all there is.
+    pub fn file_system(&self) -> Option<String> {
+        let path = self.directory()?;
+        let id = rustix::fs::statvfs(path).ok()?.f_fsid;
+        if id != 0 {
+            return Some(format!("file system {id:x}"));
+        }
+        let device = rustix::fs::stat(path).ok()?.st_dev;
+        Some(format!("device {device:x}"))
+    }
+
+    /// Returns which names the place takes for one. A directory that is not there yet will be as the one above it;
+    /// objects are kept apart by every byte.
+    pub fn folding(&self) -> Folding {
+        let Self::Directory { path, .. } = self else { return Folding::default() };
+        let Some(directory) = path.ancestors().find_map(|path| std::fs::File::open(path).ok()) else {
+            return Folding::default();
+        };
+        let kind = rustix::fs::fstatfs(&directory).map_or(0, |stat| stat.f_type);
+        // Directories of ext4 and f2fs may fold, each for itself; what is made in one does too.
+        let folds = rustix::fs::ioctl_getflags(&directory).is_ok_and(|flags| flags.bits() & CASEFOLD != 0);
+        Folding { case: folds || FOLDING_CASE.contains(&kind), unicode: folds || kind == HFS_PLUS }
     }
 
     /// Returns the directory, where the place is one.

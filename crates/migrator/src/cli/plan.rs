@@ -8,6 +8,7 @@ use storage_core::storage::{Access, Capabilities};
 use crate::cli::args;
 use crate::cli::context::{Context, Migration, Opened, filter};
 use crate::cli::place::Place;
+use crate::collide::Folding;
 use crate::engine;
 use crate::failure::{Exit, Failure, Side};
 use crate::ledger::sqlite::SqliteLedger;
@@ -25,6 +26,10 @@ struct PlanBody<'p> {
     #[serde(flatten)]
     summary: &'p Summary,
     target: &'p Capabilities,
+    /// Which names the target takes for one.
+    folding: Folding,
+    /// Groups of names of which it can keep one only.
+    collisions: usize,
 }
 
 /// Says what a copy would do.
@@ -34,7 +39,7 @@ struct PlanBody<'p> {
 /// [`Exit::SomeFailed`].
 pub(super) async fn run(context: &Context, args: &args::Plan) -> Result<Exit, Failure> {
     let settings = context.settings(None, &args.which);
-    let filter = filter(&settings)?;
+    let filter = filter(&settings, &args.which)?;
     let (migration, _) = context.migration(&args.pair, None)?;
     let ledger = existing_ledger(&migration).await?;
     let source = context.open(&migration.source, Side::Source, Access::ReadOnly).await?;
@@ -48,9 +53,11 @@ pub(super) async fn run(context: &Context, args: &args::Plan) -> Result<Exit, Fa
     drop(stand_in);
     let summary = summary?;
 
+    let folding = migration.target.folding();
+    let collisions = summary.twins.iter().filter(|twins| twins.kind.is_one_name(folding)).count();
     let location = migration.ledger.to_string_lossy();
     let binding = migration.binding();
-    context.output.text(&human(&summary, &binding, &location, ledger.is_some()));
+    context.output.text(&human(&summary, &binding, &location, ledger.is_some(), folding));
     context.output.event(
         "plan",
         &PlanBody {
@@ -60,9 +67,11 @@ pub(super) async fn run(context: &Context, args: &args::Plan) -> Result<Exit, Fa
             to_copy: summary.to_copy(),
             summary: &summary,
             target: &capabilities,
+            folding,
+            collisions,
         },
     );
-    Ok(if summary.failed.is_empty() { Exit::Ok } else { Exit::SomeFailed })
+    Ok(if summary.failed.is_empty() && collisions == 0 { Exit::Ok } else { Exit::SomeFailed })
 }
 
 async fn existing_ledger(migration: &Migration) -> Result<Option<SqliteLedger>, Failure> {
@@ -99,7 +108,16 @@ async fn open_target(
     Ok((context.open(&place, Side::Target, Access::ReadWrite).await?, Some(stand_in)))
 }
 
-fn human(summary: &Summary, binding: &Binding, ledger: &str, ledger_exists: bool) -> String {
+/// Names that are alike and named one by one; the rest is counted.
+const TWINS_NAMED: usize = 20;
+
+fn human(
+    summary: &Summary,
+    binding: &Binding,
+    ledger: &str,
+    ledger_exists: bool,
+    folding: Folding,
+) -> String {
     let mut text = String::new();
     let mut line = |arguments: std::fmt::Arguments<'_>| {
         // Writing to a String cannot fail.
@@ -132,6 +150,26 @@ fn human(summary: &Summary, binding: &Binding, ledger: &str, ledger_exists: bool
     ] {
         if count.files > 0 {
             line(format_args!("\n{}, {}, {what}", show_count(count.files, "file"), show_size(count.bytes)));
+        }
+    }
+    for (one_name, what) in [
+        (
+            true,
+            "the target takes these names for one: rename all but one of each, or files overwrite each other",
+        ),
+        (false, "these names differ in case or Unicode form only; the target keeps them apart"),
+    ] {
+        let alike = || summary.twins.iter().filter(|twins| twins.kind.is_one_name(folding) == one_name);
+        let number = alike().count();
+        if number > 0 {
+            line(format_args!("\n{what}"));
+        }
+        for twins in alike().take(TWINS_NAMED) {
+            let names: Vec<_> = twins.names.iter().map(|name| show_name(name.as_str())).collect();
+            line(format_args!("  {}", names.join("  ")));
+        }
+        if number > TWINS_NAMED {
+            line(format_args!("  and {} more groups: --json has all of them", number - TWINS_NAMED));
         }
     }
     if !summary.listed.is_empty() {

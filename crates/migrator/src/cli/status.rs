@@ -9,7 +9,7 @@ use crate::cli::args;
 use crate::cli::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::item::State;
-use crate::ledger::{Binding, Count, Ledger, RunEnd, RunKind, RunRecord};
+use crate::ledger::{Binding, Count, Ledger, RunEnd, RunRecord};
 use crate::quantity::{show_count, show_name, show_size, show_text};
 
 #[derive(Serialize)]
@@ -77,10 +77,7 @@ fn human(
     match run {
         None => line(format_args!("run     none yet")),
         Some(run) => {
-            let kind = match run.kind {
-                RunKind::Copy => "copy",
-                RunKind::Verify => "verify",
-            };
+            let kind = run.kind.as_str();
             let end = match run.end {
                 None => "is running, or was killed",
                 Some(RunEnd::Complete) => "complete",

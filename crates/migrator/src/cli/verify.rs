@@ -23,7 +23,7 @@ pub(super) async fn run(
     stop: CancellationToken,
 ) -> Result<Exit, Failure> {
     let settings = context.settings(Some(&args.pace), &args.which);
-    let filter = filter(&settings)?.with_subset(args.subset);
+    let filter = filter(&settings, &args.which)?.with_subset(args.subset);
     let (migration, report) = context.migration(&args.pair, args.report.as_deref())?;
     let ledger = Arc::new(context.open_ledger(&migration, OpenMode::Existing).await?);
     let kept = preserve(&args.preserve, &migration)?;

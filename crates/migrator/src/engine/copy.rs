@@ -19,7 +19,7 @@
 //! whose an open upload is. A file that the ledger does not know and that no storage sends in parts needs neither: it
 //! is the same unknown file to the next run, which saves half of what small files cost the ledger.
 //!
-//! Nothing is ever deleted from the target.
+//! Nothing is ever deleted from the target here: that is `delete`, after a copy in which nothing failed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,10 +33,11 @@ use storage_core::id::FileId;
 use storage_core::storage::PartLimits;
 use tokio::time::Instant;
 
+use crate::collide::Nesting;
 use crate::item::State;
 use crate::lanes::Lanes;
-use crate::ledger::{Change, Outcome, RunKind};
-use crate::plan::{Decision, Merge, MergeError, Step, decide, unfit};
+use crate::ledger::{Change, Outcome, RunId, RunKind, Tally};
+use crate::plan::{Decision, Merge, MergeError, Step, blocked, decide, unfit};
 use crate::progress::{Event, Snapshot};
 use crate::scan::Entry;
 use crate::throttle::Throttle;
@@ -71,6 +72,32 @@ const CHECKPOINT: Duration = Duration::from_secs(5);
 /// When the run cannot go on: the source's listing broke off, the target refuses everything, the ledger
 /// failed. What was done until then is in the ledger, and the next run goes on from there.
 pub async fn copy(job: &Job, options: &CopyOptions) -> Result<Ended, EngineError> {
+    copy_within(job, options, RunKind::Copy).await?.close(job).await
+}
+
+/// A run whose files are copied and that is not closed yet.
+pub(super) struct Copied {
+    pub(super) run: RunId,
+    pub(super) tally: Tally,
+    pub(super) scanned_to: Option<FileId>,
+    pub(super) scan_complete: bool,
+    /// What the run could not go on with.
+    pub(super) failure: Option<EngineError>,
+}
+
+impl Copied {
+    pub(super) async fn close(self, job: &Job) -> Result<Ended, EngineError> {
+        let Self { run, tally, scanned_to, scan_complete, failure } = self;
+        close(job, run, tally, scanned_to, scan_complete, failure).await
+    }
+}
+
+/// Begins a run and copies what is to be copied.
+pub(super) async fn copy_within(
+    job: &Job,
+    options: &CopyOptions,
+    kind: RunKind,
+) -> Result<Copied, EngineError> {
     job.target.probe(PROBE_DEADLINE).await.map_err(EngineError::Target)?;
     let left_over = sweep::before_copy(&*job.ledger, &*job.target, options.part_size.get()).await?;
     if left_over > 0 {
@@ -83,8 +110,9 @@ pub async fn copy(job: &Job, options: &CopyOptions) -> Result<Ended, EngineError
     let concurrency = options.concurrency.get() as usize;
     let lanes = Lanes::start(concurrency).map_err(EngineError::Threads)?;
     let before = job.progress.snapshot();
-    let run = job.ledger.begin_run(RunKind::Copy, env!("CARGO_PKG_VERSION")).await?;
-    job.progress.tell(&Event::Run { run, kind: RunKind::Copy });
+    let run = job.ledger.begin_run(kind, env!("CARGO_PKG_VERSION")).await?;
+    job.progress.tell(&Event::Run { run, kind });
+    remember_place(job).await?;
     let sampler = Sampler::start(Arc::clone(&job.ledger), run, job.progress.clone(), settings(job, options));
     let halt = job.stop.child_token();
     let (recorder, recording) =
@@ -124,6 +152,7 @@ pub async fn copy(job: &Job, options: &CopyOptions) -> Result<Ended, EngineError
         concurrency,
         in_one_request: options.part_size.get().min(PartLimits::S3.min_part_size),
         scanned_to: None,
+        nesting: Nesting::default(),
         usable: true,
         told: Instant::now(),
         before,
@@ -155,7 +184,17 @@ pub async fn copy(job: &Job, options: &CopyOptions) -> Result<Ended, EngineError
     let failure = scanned.err().or(recorded.err()).or(shared.take_failure()).or(swept);
     sampler.finish().await;
     let tally = with_bytes(shared.tally(), &job.progress, &before);
-    close(job, run, tally, scanned_to, scan_complete, failure).await
+    Ok(Copied { run, tally, scanned_to, scan_complete, failure })
+}
+
+/// Keeps where the source is, unless the ledger knows: another place is accepted by a sync only.
+async fn remember_place(job: &Job) -> Result<(), EngineError> {
+    if let Some(place) = &job.source_place
+        && job.ledger.source_place().await?.is_none()
+    {
+        job.ledger.set_source_place(place).await?;
+    }
+    Ok(())
 }
 
 /// What the report is to show of how the run was asked for.
@@ -184,6 +223,7 @@ struct Copying<'a> {
     /// Nothing between two rounds.
     crew: Option<Crew>,
     scanned_to: Option<FileId>,
+    nesting: Nesting,
     usable: bool,
     told: Instant,
     before: Snapshot,
@@ -236,7 +276,10 @@ impl Copying<'_> {
                     });
                     self.job.progress.planned(file.size);
                     let decision = decide(&file, row);
-                    if let Some((reason, detail)) = unfit(&file, &self.job.target.capabilities()) {
+                    let target = self.job.target.capabilities();
+                    let unfit =
+                        unfit(&file, &target).or_else(|| blocked(&file.id, &target, &mut self.nesting));
+                    if let Some((reason, detail)) = unfit {
                         let line =
                             line(file.id.as_str(), Outcome::Failed, reason, Some(detail), Some(file.size));
                         self.worker.recorder.note(Change::Noted(line), Some(file.size)).await;
@@ -296,14 +339,14 @@ impl Copying<'_> {
                 self.usable = false;
                 Change::Noted(line(&subject, Outcome::Failed, &reason, Some(detail), None))
             }
-            Step::Entry(Entry::Excluded(file), row) => {
+            Step::Entry(Entry::Excluded(file, why), row) => {
                 self.scanned_to = Some(file.id.clone());
                 self.worker.shared.add(|tally| tally.excluded += 1);
                 // Without a row nobody would take it for unchanged.
                 if row.is_none() {
                     return;
                 }
-                Change::Noted(line(file.id.as_str(), Outcome::Excluded, "", None, Some(file.size)))
+                Change::Noted(line(file.id.as_str(), Outcome::Excluded, why.as_str(), None, Some(file.size)))
             }
             Step::Absent(row, Outcome::Gone) => {
                 if row.state == State::Gone {

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::item::State;
 use crate::ledger::{FileFilter, FileRecord, Ledger};
 
-use super::EngineError;
+use super::{EngineError, delete};
 
 /// How far the clocks of this machine and of the target may differ for an upload to be known as begun after
 /// the intent that the ledger holds.
@@ -28,11 +28,13 @@ const LEAST_PART: u64 = 5 << 20;
 pub struct Cleaned {
     /// Open multipart uploads of this ledger that were abandoned, with their parts.
     pub uploads: u64,
+    /// Files that were in quarantine long enough, and were deleted.
+    pub expired: u64,
 }
 
 /// Abandons the open uploads of this ledger that no run will resume: those of files that changed or are gone,
-/// those that were begun and never recorded, and those begun longer ago than `older_than`. Once `stop` is
-/// cancelled no further one.
+/// those that were begun and never recorded, and those begun longer ago than `older_than`. Deletes the files whose
+/// time in quarantine is over. Once `stop` is cancelled no further one.
 ///
 /// Uploads of files that the ledger does not know are somebody else's and stay.
 ///
@@ -44,8 +46,9 @@ pub async fn cleanup(
     older_than: Duration,
     stop: &CancellationToken,
 ) -> Result<Cleaned, EngineError> {
-    let Some(uploads) = target.resumable() else { return Ok(Cleaned::default()) };
-    let mut cleaned = Cleaned { uploads: recorded_orphans(ledger, target).await? };
+    let expired = delete::expire(target, Timestamp::now(), stop).await.map_err(EngineError::Target)?;
+    let Some(uploads) = target.resumable() else { return Ok(Cleaned { uploads: 0, expired }) };
+    let mut cleaned = Cleaned { uploads: recorded_orphans(ledger, target).await?, expired };
     let aged = SystemTime::now().checked_sub(older_than);
     for ticket in uploads.stale(Duration::ZERO).await.map_err(EngineError::Target)? {
         if stop.is_cancelled() {

@@ -19,6 +19,7 @@ use crate::item::State;
 use crate::ledger::{Change, FileRecord, Outcome, OutcomeRecord, RunKind, Tally};
 use crate::plan::{Merge, Step, identity};
 use crate::progress::{Event, Progress};
+use crate::quarantine;
 use crate::scan::Entry;
 use crate::throttle::Throttle;
 use crate::verify::{Claim, Verdict, by_checksum, by_reading, digest_of};
@@ -164,7 +165,10 @@ impl Audit<'_> {
             match id.map_or(Ordering::Less, |id| stored.id.cmp(id)) {
                 Ordering::Less => {
                     let stored = target.take();
-                    if let Some(stored) = stored.filter(|stored| self.job.filter.takes(&stored.id)) {
+                    let counts = |stored: &FileMetadata| {
+                        self.job.filter.takes_of_target(stored) && !quarantine::holds(&stored.id)
+                    };
+                    if let Some(stored) = stored.filter(counts) {
                         self.auditor
                             .note(stored.id.as_str(), Outcome::Extra, "", None, Some(stored.size))
                             .await;
@@ -206,12 +210,12 @@ impl Audit<'_> {
                 self.usable = false;
                 self.auditor.note(&subject, Outcome::Failed, &reason, Some(detail), None).await;
             }
-            Step::Entry(Entry::Excluded(file), row) => {
+            Step::Entry(Entry::Excluded(file, why), row) => {
                 self.tally.excluded += 1;
                 // Of a part that the run is not about, nothing is told.
                 if row.is_some() && self.job.filter.in_subset(&file.id) {
                     let (id, size) = (file.id.as_str(), Some(file.size));
-                    self.auditor.note(id, Outcome::Excluded, "", None, size).await;
+                    self.auditor.note(id, Outcome::Excluded, why.as_str(), None, size).await;
                 }
                 self.scanned_to = Some(file.id);
             }

@@ -19,8 +19,8 @@ pub(crate) use self::model::random_changes_agree_with_the_model;
 use crate::course::{Course, Point, Slow};
 use crate::item::{Event, State, next};
 use crate::ledger::{
-    Change, Count, FileFilter, FileRecord, Ledger, LedgerError, Outcome, OutcomeRecord, Published, Recorded,
-    RunEnd, RunId, RunKind, Tally,
+    Candidate, Change, Count, FileFilter, FileRecord, Ledger, LedgerError, Outcome, OutcomeRecord, Published,
+    Recorded, RunEnd, RunId, RunKind, Tally,
 };
 
 /// A place for one ledger, empty at first. Opening it again, when the ledger opened before is dropped, shows
@@ -79,6 +79,8 @@ macro_rules! ledger_conformance {
             keeps_the_course_of_a_run_until_it_ends,
             keeps_the_first_proof_of_each_run,
             keeps_odd_names_and_extreme_values,
+            candidates_are_yielded_in_byte_order_until_they_are_cleared,
+            the_place_of_the_source_is_the_last_that_was_set,
             everything_recorded_is_there_when_opened_again,
             calls_at_the_same_time_are_each_answered,
             a_dropped_call_harms_nobody,
@@ -1073,6 +1075,48 @@ pub(crate) async fn keeps_odd_names_and_extreme_values(place: &dyn Place) {
     } else {
         assert_eq!(ledger.file(&id("big")).await.unwrap(), None);
     }
+}
+
+pub(crate) async fn candidates_are_yielded_in_byte_order_until_they_are_cleared(place: &dyn Place) {
+    let ledger = place.open().await;
+    let candidate = |text: &str, size, version: Option<&str>| Candidate {
+        id: id(text),
+        size,
+        version: version.map(Version::new),
+        excluded: size % 2 == 1,
+    };
+    let found = async |ledger: &dyn Ledger| ledger.candidates().try_collect::<Vec<_>>().await.unwrap();
+    assert_eq!(found(&*ledger).await, []);
+    ledger.add_candidates(vec![]).await.unwrap();
+    let names = ["z", "a/b", "a", "a.b", "é"];
+    let some = names.map(|name| candidate(name, name.len() as u64, (name != "a").then_some("v1")));
+    ledger.add_candidates(some.to_vec()).await.unwrap();
+    let many: Vec<_> = (0..2500).map(|number| candidate(&format!("m/{number:04}"), number, None)).collect();
+    ledger.add_candidates(many.clone()).await.unwrap();
+    ledger.add_candidates(vec![candidate("z", 9, Some("v2"))]).await.unwrap();
+    let mut expected = many;
+    expected.extend(some[1..].iter().cloned().chain([candidate("z", 9, Some("v2"))]));
+    expected.sort_by(|one, other| one.id.cmp(&other.id));
+    assert_eq!(found(&*ledger).await, expected);
+    drop(ledger);
+    let ledger = place.open().await;
+    assert_eq!(found(&*ledger).await, expected);
+    ledger.clear_candidates().await.unwrap();
+    assert_eq!(found(&*ledger).await, []);
+}
+
+pub(crate) async fn the_place_of_the_source_is_the_last_that_was_set(place: &dyn Place) {
+    let ledger = place.open().await;
+    let binding = ledger.binding().clone();
+    assert_eq!(ledger.source_place().await.unwrap(), None);
+    for place in ["file system 1", "file system 2"] {
+        ledger.set_source_place(place).await.unwrap();
+        assert_eq!(ledger.source_place().await.unwrap().as_deref(), Some(place));
+    }
+    drop(ledger);
+    let ledger = place.open().await;
+    assert_eq!(ledger.source_place().await.unwrap().as_deref(), Some("file system 2"));
+    assert_eq!(*ledger.binding(), binding);
 }
 
 pub(crate) async fn everything_recorded_is_there_when_opened_again(place: &dyn Place) {

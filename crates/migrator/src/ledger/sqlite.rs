@@ -16,6 +16,7 @@ mod readers;
 mod rows;
 mod runs;
 mod sql;
+mod sync;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -39,8 +40,8 @@ use self::writer::Writer;
 use crate::course::Course;
 use crate::item::State;
 use crate::ledger::{
-    Attempt, Binding, Change, Count, FileFilter, FileRecord, Ledger, LedgerError, Outcome, OutcomeRecord,
-    ProofRecord, Recorded, Result, RunEnd, RunId, RunKind, RunRecord, Tally,
+    Attempt, Binding, Candidate, Change, Count, FileFilter, FileRecord, Ledger, LedgerError, Outcome,
+    OutcomeRecord, ProofRecord, Recorded, Result, RunEnd, RunId, RunKind, RunRecord, Tally,
 };
 
 /// Whether opening may make a ledger.
@@ -291,5 +292,26 @@ impl Ledger for SqliteLedger {
 
     async fn state_counts(&self) -> Result<BTreeMap<State, Count>> {
         self.readers.state_counts().await
+    }
+
+    async fn clear_candidates(&self) -> Result<()> {
+        self.write(1, sync::clear).await
+    }
+
+    async fn add_candidates(&self, candidates: Vec<Candidate>) -> Result<()> {
+        self.write(candidates.len(), move |connection| sync::add(connection, &candidates)).await
+    }
+
+    fn candidates(&self) -> BoxStream<'static, Result<Candidate>> {
+        self.readers.candidates()
+    }
+
+    async fn source_place(&self) -> Result<Option<String>> {
+        self.readers.source_place().await
+    }
+
+    async fn set_source_place(&self, place: &str) -> Result<()> {
+        let place = place.to_owned();
+        self.write(1, move |connection| sync::set_source_place(connection, &place)).await
     }
 }

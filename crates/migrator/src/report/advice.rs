@@ -29,9 +29,24 @@ pub fn next_step(outcome: Outcome, reason: &str) -> Option<&'static str> {
         (Outcome::Skipped, _) => {
             "Only regular files are copied: recreate it at the new place where it is needed."
         }
-        (Outcome::Copied | Outcome::Unchanged | Outcome::Matched | Outcome::Gone | Outcome::Excluded, _) => {
-            return None;
+        (Outcome::NotDeleted, _) => {
+            "It changed, or could not be removed: the next `sync --delete` looks at it again."
         }
+        (Outcome::Kept, _) => {
+            "What is behind the source's link was not seen: remove it from the target by hand where it is not wanted."
+        }
+        (Outcome::Quarantined, _) => {
+            "To have it back, copy it out of the quarantine before `cleanup` empties it."
+        }
+        (
+            Outcome::Copied
+            | Outcome::Unchanged
+            | Outcome::Matched
+            | Outcome::Gone
+            | Outcome::Excluded
+            | Outcome::Deleted,
+            _,
+        ) => return None,
     })
 }
 

@@ -199,7 +199,7 @@ async fn check(
         return Ok(());
     }
     let calm = match record.kind {
-        RunKind::Copy => Outcome::Unchanged,
+        RunKind::Copy | RunKind::Sync => Outcome::Unchanged,
         RunKind::Verify => Outcome::Matched,
     };
     let sums = &report.sums;
@@ -208,6 +208,8 @@ async fn check(
         (Fate::Outcome(Outcome::Copied), sums.copied.files),
         (Fate::Outcome(Outcome::Skipped), sums.skipped.files),
         (Fate::Outcome(Outcome::Failed), sums.failed.files),
+        (Fate::Outcome(Outcome::Quarantined), sums.quarantined.files),
+        (Fate::Outcome(Outcome::Deleted), sums.deleted.files),
         (Fate::Unfinished, 0),
     ] {
         let rows = counts.get(&fate).copied().unwrap_or(0);

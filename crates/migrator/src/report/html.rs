@@ -71,6 +71,7 @@ const fn kind(kind: RunKind) -> &'static str {
     match kind {
         RunKind::Copy => "Copy",
         RunKind::Verify => "Verify",
+        RunKind::Sync => "Sync",
     }
 }
 
@@ -79,6 +80,7 @@ const fn verdict(verdict: Verdict) -> (&'static str, &'static str) {
     match verdict {
         Verdict::Clean => ("complete", "good"),
         Verdict::SomeFailed => ("some files failed", "bad"),
+        Verdict::Refused => ("nothing deleted", "warn"),
         Verdict::Mismatch => ("the target is not what it should be", "bad"),
         Verdict::Unverified => ("complete, not verified", "warn"),
         Verdict::Interrupted => ("interrupted", "warn"),
@@ -99,6 +101,14 @@ fn sentence(report: &Report) -> String {
             files(sums.skipped.files)
         ),
         Verdict::Clean => format!("{planned} planned: all are in the target, and their bytes were compared."),
+        Verdict::Refused => format!(
+            "{planned} planned and in the target. A safeguard kept {} that are in the target only: nothing was deleted.",
+            files(report.candidates)
+        ),
+        Verdict::SomeFailed if sums.not_deleted.files > 0 && sums.failed.files == 0 => format!(
+            "{} that are in the target only could not be removed; the next `sync --delete` tries again.",
+            files(sums.not_deleted.files)
+        ),
         Verdict::SomeFailed if sums.failed.files == 0 => {
             "A part of the source could not be seen, so nothing is said of it.".to_owned()
         }
@@ -165,6 +175,9 @@ fn tiles(report: &Report) -> Markup {
         }
     }
     counts.extend([("skipped", sums.skipped), ("failed", sums.failed)]);
+    if report.run.kind == RunKind::Sync {
+        counts.extend([("quarantined", sums.quarantined), ("deleted", sums.deleted)]);
+    }
     if sums.unfinished.files > 0 {
         counts.push(("unfinished", sums.unfinished));
     }
@@ -192,11 +205,19 @@ fn tiles(report: &Report) -> Markup {
 /// Failures and findings: what, which, why, and what to do.
 fn problems(report: &Report) -> Markup {
     let sums = &report.sums;
-    let all: u64 =
-        [sums.failed, sums.missing, sums.different, sums.unverified, sums.outdated, sums.extra, sums.unseen]
-            .iter()
-            .map(|count| count.files)
-            .sum();
+    let all: u64 = [
+        sums.failed,
+        sums.missing,
+        sums.different,
+        sums.unverified,
+        sums.outdated,
+        sums.extra,
+        sums.unseen,
+        sums.not_deleted,
+    ]
+    .iter()
+    .map(|count| count.files)
+    .sum();
     html! {
         @if !report.problems.is_empty() {
             section.alarm aria-labelledby="problems" {

@@ -127,7 +127,7 @@ impl<'l> Rows<'l> {
             return Ok(None);
         }
         let calm = Fate::Outcome(match self.run.kind {
-            RunKind::Copy => Outcome::Unchanged,
+            RunKind::Copy | RunKind::Sync => Outcome::Unchanged,
             RunKind::Verify => Outcome::Matched,
         });
         if file.run <= self.run.id {

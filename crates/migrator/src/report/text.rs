@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::ledger::{Count, RunKind};
+use crate::ledger::{Count, RunKind, Withheld};
 use crate::quantity::{show_count, show_duration, show_name, show_size, show_text};
 use crate::report::{Report, Verdict};
 
@@ -14,13 +14,11 @@ const NAMED: usize = 10;
 pub fn human(report: &Report) -> String {
     let mut text = String::new();
     let run = &report.run;
-    let kind = match run.kind {
-        RunKind::Copy => "copy",
-        RunKind::Verify => "verify",
-    };
+    let kind = run.kind.as_str();
     let result = match report.result {
         Verdict::Clean => "complete",
         Verdict::SomeFailed => "complete, some files failed",
+        Verdict::Refused => "complete but for the deletion, which a safeguard refused",
         Verdict::Mismatch => "complete, the target is not what it should be",
         Verdict::Unverified => "complete, and the bytes of some files were compared by nobody",
         Verdict::Interrupted => "interrupted, the same command continues",
@@ -37,7 +35,7 @@ pub fn human(report: &Report) -> String {
     let sums = &report.sums;
     let unchanged = if run.kind == RunKind::Verify { "matched" } else { "unchanged" };
     count(&mut text, "planned", sums.planned, true);
-    count(&mut text, "copied", sums.copied, run.kind == RunKind::Copy);
+    count(&mut text, "copied", sums.copied, run.kind != RunKind::Verify);
     count(&mut text, unchanged, sums.unchanged, true);
     count(&mut text, "skipped", sums.skipped, true);
     count(&mut text, "failed", sums.failed, true);
@@ -47,11 +45,15 @@ pub fn human(report: &Report) -> String {
     count(&mut text, "unverified", sums.unverified, audit);
     count(&mut text, "outdated", sums.outdated, audit);
     count(&mut text, "unfinished", sums.unfinished, false);
+    count(&mut text, "quarantined", sums.quarantined, false);
+    count(&mut text, "deleted", sums.deleted, false);
+    count(&mut text, "not deleted", sums.not_deleted, false);
     let beside = [
         ("in the target only", sums.extra),
         ("gone from the source", sums.gone),
         ("in a part of the source that could not be read", sums.unseen),
         ("left out by the filter", sums.excluded),
+        ("in the target only, where the source has something that is no file", sums.kept),
     ];
     for (what, sum) in beside.into_iter().filter(|(_, sum)| sum.files > 0) {
         line(&mut text, format_args!("  besides: {}, {what}", show_count(sum.files, "file")));
@@ -61,6 +63,9 @@ pub fn human(report: &Report) -> String {
             &mut text,
             format_args!("  `migrator verify --read-back` compares every byte of what is unverified"),
         );
+    }
+    if let Some(withheld) = report.withheld {
+        line(&mut text, format_args!("  nothing was deleted: {}", why(withheld)));
     }
     if !run.scan_complete && run.end.is_some() {
         line(&mut text, format_args!("  the source was not seen as a whole"));
@@ -112,6 +117,16 @@ pub fn human(report: &Report) -> String {
         ),
     );
     text
+}
+
+const fn why(withheld: Withheld) -> &'static str {
+    match withheld {
+        Withheld::CopyFailed => "files failed to be copied",
+        Withheld::SourceIncomplete => "a part of the source could not be read",
+        Withheld::TargetIncomplete => "a part of the target could not be read",
+        Withheld::SourceEmpty => "the source is empty",
+        Withheld::TooMany => "it would have been more files than the limit allows",
+    }
 }
 
 fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {

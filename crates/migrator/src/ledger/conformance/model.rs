@@ -270,7 +270,12 @@ fn random_change(random: &mut StdRng) -> Change {
             Change::Damaged { id: id(text), outcome, detail: "found so".into() }
         }
         18 => Change::Gone { id: id(text) },
-        _ => Change::Noted(note(text, Outcome::ALL[random.random_range(0..13)], "why", Some(3))),
+        _ => Change::Noted(note(
+            text,
+            Outcome::ALL[random.random_range(0..Outcome::ALL.len())],
+            "why",
+            Some(3),
+        )),
     }
 }
 

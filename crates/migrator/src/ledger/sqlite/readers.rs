@@ -18,8 +18,8 @@ use super::{rows, sql};
 use crate::course::Course;
 use crate::item::State;
 use crate::ledger::{
-    Attempt, Count, FileFilter, FileRecord, LedgerError, Outcome, OutcomeRecord, ProofRecord, Result, RunId,
-    RunRecord,
+    Attempt, Candidate, Count, FileFilter, FileRecord, LedgerError, Outcome, OutcomeRecord, ProofRecord,
+    Result, RunId, RunRecord,
 };
 
 /// Rows that a stream reads ahead: some hundred kilobytes.
@@ -250,6 +250,22 @@ impl Readers {
             let run = run.map(|run| run.0);
             let mut statement = connection.prepare_cached(sql::PROOF)?;
             Ok(statement.query_row(named_params! { ":run": run }, rows::proof).optional()?)
+        })
+        .await
+    }
+
+    pub(super) fn candidates(self: &Arc<Self>) -> BoxStream<'static, Result<Candidate>> {
+        self.pages(String::new(), |connection, after| {
+            let params = named_params! { ":after": after, ":limit": PAGE };
+            let page: Vec<Candidate> = all(connection, sql::CANDIDATES_PAGE, params, rows::candidate)?;
+            let last = page.last().map(|candidate| candidate.id.as_str().to_owned());
+            Ok((page, last))
+        })
+    }
+
+    pub(super) async fn source_place(self: &Arc<Self>) -> Result<Option<String>> {
+        self.read(|connection| {
+            Ok(connection.prepare_cached(sql::SOURCE_PLACE)?.query_row((), |row| row.get(0))?)
         })
         .await
     }

@@ -16,7 +16,7 @@ use super::failure::Failure;
 use crate::course::Course;
 use crate::item::{self, Event, State};
 use crate::ledger::{
-    Attempt, FileRecord, Outcome, OutcomeRecord, ProofRecord, RunEnd, RunId, RunKind, RunRecord,
+    Attempt, Candidate, FileRecord, Outcome, OutcomeRecord, ProofRecord, RunEnd, RunId, RunKind, RunRecord,
 };
 
 /// Returns the states of [`item::sources`] as the statements compare them: `|copied|verified|`.
@@ -56,14 +56,6 @@ pub(super) const fn verified_name(verified: Verified) -> &'static str {
         Verified::Backend => "backend",
         Verified::ReadBack => "read_back",
         Verified::No => "no",
-    }
-}
-
-/// Returns the name of a kind of run.
-pub(super) const fn kind_name(kind: RunKind) -> &'static str {
-    match kind {
-        RunKind::Copy => "copy",
-        RunKind::Verify => "verify",
     }
 }
 
@@ -208,9 +200,7 @@ pub(super) fn run(row: &Row<'_>) -> rusqlite::Result<RunRecord> {
     let finished = row.get::<_, Option<i64>>("finished")?.map(|_| time(row, "finished")).transpose()?;
     Ok(RunRecord {
         id: RunId(row.get("id")?),
-        kind: parsed(row, "kind", |text| {
-            [RunKind::Copy, RunKind::Verify].into_iter().find(|kind| kind_name(*kind) == text)
-        })?,
+        kind: parsed(row, "kind", |text| RunKind::ALL.into_iter().find(|kind| kind.as_str() == text))?,
         started: time(row, "started")?,
         finished,
         end: parsed_option(row, "ended", |text| {
@@ -259,6 +249,16 @@ pub(super) fn file(row: &Row<'_>) -> rusqlite::Result<FileRecord> {
         run: RunId(row.get(place::RUN)?),
         updated: time(row, place::UPDATED)?,
         id,
+    })
+}
+
+/// Reads a row of `candidates`.
+pub(super) fn candidate(row: &Row<'_>) -> rusqlite::Result<Candidate> {
+    Ok(Candidate {
+        id: id(row, "id")?,
+        size: number(row, "size")?,
+        version: row.get::<_, Option<String>>("version")?.map(Version::new),
+        excluded: row.get("excluded")?,
     })
 }
 

@@ -6,7 +6,7 @@ use storage_core::checksum::Digest;
 use storage_core::id::FileId;
 
 use super::failure::Failure;
-use super::rows::{end_name, kind_name, nanoseconds};
+use super::rows::{end_name, nanoseconds};
 use super::sql;
 use crate::course::Course;
 use crate::ledger::{Recorded, RunEnd, RunId, RunKind, Tally};
@@ -23,7 +23,7 @@ pub(super) fn begin(connection: &Connection, kind: RunKind, program: &str) -> Re
         .execute(named_params! { ":at": at, ":ended": end_name(RunEnd::Aborted) })?;
     let id = connection.prepare_cached(sql::RUN_BEGIN)?.query_row(
         named_params! {
-            ":kind": kind_name(kind),
+            ":kind": kind.as_str(),
             ":program": program,
             ":at": at,
             ":tally": tally_text(&Tally::default())?,

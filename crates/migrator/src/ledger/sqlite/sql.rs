@@ -1,8 +1,11 @@
 //! The statements, each in its file. Parameters and columns go by name.
 
 /// Migrations in order: the n-th leads to schema version n. One that was released is never edited.
-pub(super) const MIGRATIONS: &[&str] =
-    &[include_str!("../sql/sqlite/0001_ledger.sql"), include_str!("../sql/sqlite/0002_audit.sql")];
+pub(super) const MIGRATIONS: &[&str] = &[
+    include_str!("../sql/sqlite/0001_ledger.sql"),
+    include_str!("../sql/sqlite/0002_audit.sql"),
+    include_str!("../sql/sqlite/0003_sync.sql"),
+];
 
 macro_rules! statements {
     ($($name:ident = $file:literal;)*) => {
@@ -20,6 +23,9 @@ statements! {
     ATTEMPTS = "attempts";
     BINDING = "binding";
     BINDING_INSERT = "binding_insert";
+    CANDIDATES_CLEAR = "candidates_clear";
+    CANDIDATES_PAGE = "candidates_page";
+    CANDIDATE_ADD = "candidate_add";
     CONFIRMED = "confirmed";
     COURSE = "course";
     COURSE_NOTE = "course_note";
@@ -50,6 +56,8 @@ statements! {
     RUN_CLOSE_OPEN = "run_close_open";
     RUN_FINISH = "run_finish";
     RUN_IS_OPEN = "run_is_open";
+    SOURCE_PLACE = "source_place";
+    SOURCE_PLACE_SET = "source_place_set";
     STATE_COUNTS = "state_counts";
     UPLOAD_BEGUN = "upload_begun";
     UPLOAD_ENDED = "upload_ended";

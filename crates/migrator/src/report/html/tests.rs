@@ -53,6 +53,8 @@ fn report(text: &str) -> Report {
         pair: Binding { source: text.to_owned(), target: text.to_owned() },
         ledger: text.to_owned(),
         sums: Sums { planned, failed: planned, ..Sums::default() },
+        candidates: 0,
+        withheld: None,
         reasons: vec![Reason { outcome: Outcome::Failed, reason: text.to_owned(), files: 1 }],
         work: Work { bytes_read: 1, bytes_sent: 1, parts_sent: 0, parts_resumed: 0, retries: 0 },
         states: BTreeMap::new(),

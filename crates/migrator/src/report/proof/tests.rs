@@ -27,6 +27,8 @@ fn report() -> Report {
         pair: Binding { source: "dir:/s".to_owned(), target: "s3://b".to_owned() },
         ledger: "l".to_owned(),
         sums: Sums::default(),
+        candidates: 0,
+        withheld: None,
         reasons: Vec::new(),
         work: Work { bytes_read: 0, bytes_sent: 0, parts_sent: 0, parts_resumed: 0, retries: 0 },
         states: BTreeMap::new(),

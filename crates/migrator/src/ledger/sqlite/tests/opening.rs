@@ -266,6 +266,9 @@ async fn a_ledger_of_the_first_schema_is_brought_to_this_one() {
     assert_eq!(ledger.file(&id("a")).await.unwrap().unwrap().size, 1);
     assert_eq!(ledger.course(RunId(1)).await.unwrap(), None);
     ledger.note_course(RunId(1), Course::default()).await.unwrap();
+    assert_eq!(ledger.file(&id("a")).await.unwrap().unwrap().state, State::Copying);
+    assert_eq!(ledger.source_place().await.unwrap(), None);
+    assert_eq!(ledger.run(None).await.unwrap().unwrap().tally.candidates, 0);
 }
 
 #[tokio::test]

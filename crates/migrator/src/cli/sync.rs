@@ -1,0 +1,37 @@
+//! `migrator sync`
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::args;
+use crate::cli::context::Context;
+use crate::cli::copy::{Task, carry_out};
+use crate::engine::Removal;
+use crate::failure::{Exit, Failure};
+
+/// Copies what is new or changed, and removes from the target what is only there, where that was asked for.
+///
+/// # Errors
+/// Whatever keeps the run from its end; a safeguard refused. Failed files do not.
+pub(super) async fn run(
+    context: &Context,
+    args: &args::Sync,
+    stop: CancellationToken,
+) -> Result<Exit, Failure> {
+    let removal = args.delete.then(|| removal(args));
+    carry_out(context, &args.copy, Task::Sync(removal), stop).await
+}
+
+fn removal(args: &args::Sync) -> Removal {
+    let usual = Removal::default();
+    let day = 24 * 3600;
+    Removal {
+        limit: args.max_delete.unwrap_or(usual.limit),
+        quarantine: args
+            .quarantine_days
+            .map_or(usual.quarantine, |days| Duration::from_secs(u64::from(days) * day)),
+        excluded: args.delete_excluded,
+        allow_other_filesystem: args.allow_other_filesystem,
+    }
+}

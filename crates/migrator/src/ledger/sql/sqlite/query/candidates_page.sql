@@ -1,0 +1,1 @@
+SELECT id, size, version, excluded FROM candidates WHERE id > :after ORDER BY id LIMIT :limit

@@ -612,15 +612,22 @@ async fn mirror() -> Bench {
 
 #[tokio::test]
 async fn a_file_that_is_in_the_source_again_when_its_turn_comes_is_not_removed() {
-    let bench = mirror().await;
+    let mut bench = mirror().await;
     let source = Arc::clone(&bench.source);
-    bench.flaky.before_next(Op::List, move || {
-        // Listed by nobody: the source's listing was opened before this one.
+    let asked = Arc::new(FlakyStorage::new(bench.source.clone()));
+    bench.job.source = asked.clone();
+    // Both walks are over when the source is asked for single files.
+    asked.before_next(Op::Metadata, move || {
         let _ = source.upload_bytes(&id("a"), "back".into()).now_or_never().unwrap();
     });
     let run = sync(&bench).await;
-    let outcomes = bench.outcomes(&run).await;
-    assert!(matches!(outcomes["a"], Outcome::NotDeleted | Outcome::Gone), "{outcomes:?}");
+    assert_eq!(bench.outcomes(&run).await["a"], Outcome::NotDeleted);
+    assert!(bench.target.exists(&id("a")).await.unwrap());
+    // What cannot be asked for is not taken for absent either.
+    bench.source.delete(&id("a"), Precondition::None).await.unwrap();
+    asked.fail_next(Op::Metadata, Fault::Before(ErrorKind::Denied));
+    let run = sync(&bench).await;
+    assert_eq!(bench.outcomes(&run).await["a"], Outcome::NotDeleted);
     assert!(bench.target.exists(&id("a")).await.unwrap());
 }
 

@@ -62,10 +62,6 @@ fn failed(reason: &str) -> &'static str {
         "name_too_long" => "Shorten its name: the target cannot hold it.",
         "too_large" => "The target takes no file of this size: split it, or choose another target.",
         "invalid_input" | "name_not_utf8" => "Rename it: such a name cannot be an object's.",
-        "attributes_too_large" => {
-            "Its attributes are more than an object can carry: preserve fewer of them, or let them go with \
-             `--preserve-overflow skip`."
-        }
         "conflict" => "Rename it, or what it collides with: the target cannot hold both.",
         "integrity" => {
             "Bytes were not those that were sent or stored. Check the disk and the way to the server; then copy again."

@@ -9,6 +9,7 @@ pub mod failure;
 pub mod item;
 pub mod lanes;
 pub mod ledger;
+pub mod metrics;
 pub mod plan;
 pub mod progress;
 pub mod quantity;

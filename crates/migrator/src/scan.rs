@@ -4,13 +4,16 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures::StreamExt;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use storage_core::error::{Error, ErrorKind, Result};
 use storage_core::id::{FileId, Prefix};
 use storage_core::metadata::FileMetadata;
 use storage_core::storage::{FileStorage, ListOptions};
+
+/// Files that are asked for at a time where a run names its files.
+const ASKED_AT_A_TIME: usize = 8;
 
 /// Which files of the source a run is about; the default is all.
 #[derive(Clone, Debug, Default)]
@@ -124,6 +127,33 @@ pub fn entries(source: &dyn FileStorage, filter: Filter) -> BoxStream<'static, R
             Ok(file) if filter.takes(&file.id) => Ok(Entry::File(file)),
             Ok(file) => Ok(Entry::Excluded(file)),
             Err(error) => about_one_entry(error),
+        })
+        .boxed()
+}
+
+/// Yields the entries of these files; one that is not there is left out. Asks for a few at a time, in order.
+pub fn named(
+    source: &Arc<dyn FileStorage>,
+    filter: Filter,
+    ids: impl Iterator<Item = FileId> + Send + 'static,
+) -> BoxStream<'static, Result<Entry>> {
+    let source = Arc::clone(source);
+    stream::iter(ids)
+        .map(move |id| {
+            let source = Arc::clone(&source);
+            async move { source.metadata(&id).await.map_err(|error| (id, error)) }
+        })
+        .buffered(ASKED_AT_A_TIME)
+        .filter_map(move |answer| {
+            let entry = match answer {
+                Ok(file) if filter.takes(&file.id) => Some(Ok(Entry::File(file))),
+                Ok(file) => Some(Ok(Entry::Excluded(file))),
+                Err((_, error)) if error.kind() == ErrorKind::NotFound => None,
+                // Every further file would fail alike.
+                Err((_, error)) if error.is_outage() => Some(Err(error)),
+                Err((id, error)) => Some(about_one_entry(error.with_id(&id))),
+            };
+            std::future::ready(entry)
         })
         .boxed()
 }

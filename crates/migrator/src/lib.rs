@@ -4,6 +4,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod engine;
 pub mod failure;
 pub mod item;
@@ -18,3 +19,4 @@ pub mod scan;
 pub mod throttle;
 pub mod transfer;
 pub mod verify;
+pub mod web;

@@ -43,6 +43,14 @@ impl Exporter {
             .set_buckets_for_metric(Matcher::Full(names::RUN_DURATION.to_owned()), &RUN_DURATIONS)?
             .install_recorder()?;
         describe();
+        // What was never counted is 0 and not missing, so that the first event is an increase.
+        metrics::counter!(names::MISMATCHES).increment(0);
+        for result in [names::SENT, names::RESUMED] {
+            metrics::counter!(names::PARTS, "result" => result).increment(0);
+        }
+        for reason in names::REFUSALS {
+            metrics::counter!(names::HTTP_REFUSED, "reason" => reason).increment(0);
+        }
         metrics::gauge!(names::BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         Ok(Self(handle))
     }
@@ -129,6 +137,12 @@ impl Sampler {
             counter.increment(0);
             counter
         };
+        for result in names::RESULTS {
+            metrics::counter!(names::RUNS, "job" => job.to_owned(), "result" => result).increment(0);
+        }
+        for name in [names::RUNNING, names::LAST_SUCCESS, names::NEXT_RUN] {
+            set(name, job, 0.0);
+        }
         let retries = metrics::counter!(names::RETRIES, "job" => job.to_owned());
         retries.increment(0);
         let pending = metrics::gauge!(names::PENDING, "job" => job.to_owned());

@@ -27,6 +27,7 @@ use crate::ledger::{
     Binding, Count, Ledger, LedgerError, Outcome, OutcomeRecord, RunEnd, RunId, RunKind, RunRecord, Tally,
 };
 
+pub mod failures;
 pub mod files;
 pub mod rows;
 pub mod text;
@@ -249,23 +250,25 @@ impl Report {
             work: Work { bytes_read, bytes_sent, parts_sent, parts_resumed, retries },
             states: ledger.state_counts().await?,
             problems,
-            run: summary(record),
+            run: record.into(),
         })
     }
 }
 
-fn summary(record: RunRecord) -> RunSummary {
-    let seconds = record.finished.map(|end| end.duration_since(record.started).as_secs_f64());
-    RunSummary {
-        id: record.id,
-        kind: record.kind,
-        started: record.started,
-        finished: record.finished,
-        seconds,
-        end: record.end,
-        scan_complete: record.scan_complete,
-        scanned_to: record.scanned_to,
-        program: record.program,
+impl From<RunRecord> for RunSummary {
+    fn from(record: RunRecord) -> Self {
+        let seconds = record.finished.map(|end| end.duration_since(record.started).as_secs_f64());
+        Self {
+            id: record.id,
+            kind: record.kind,
+            started: record.started,
+            finished: record.finished,
+            seconds,
+            end: record.end,
+            scan_complete: record.scan_complete,
+            scanned_to: record.scanned_to,
+            program: record.program,
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The command line: commands, options, and the words of `--help`.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -59,6 +60,8 @@ Environment:
   AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL
                         The server, where it is not Amazon's.
   MIGRATOR_LOG          What is logged (info, storage_core=debug, ...); overrules -v and -q.
+  MIGRATOR_TOKEN_FILE, MIGRATOR_TOKEN
+                        The daemon's token, instead of the configuration file's token_file.
   STATE_DIRECTORY, XDG_STATE_HOME
                         Where ledgers are kept; default ~/.local/state.
   XDG_CONFIG_HOME       Where the configuration file is looked for; default ~/.config.
@@ -102,7 +105,7 @@ pub struct Args {
 }
 
 /// Options of every command.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Common options")]
 pub struct Global {
     /// Configuration file (TOML): named storages, defaults for options
@@ -185,6 +188,25 @@ pub enum Command {
     /// that are older than --older-than. S3 servers keep, and bill, the parts of such uploads until somebody
     /// discards them. Uploads of files that the ledger does not know stay, and so do all files.
     Cleanup(Cleanup),
+    /// Run the jobs of the configuration file when they are due, and serve a dashboard
+    ///
+    /// Each [job.NAME] of the configuration file is a copy or a verify with a schedule, and may follow changes of
+    /// its source. A run does exactly what the command of that name does, with the same ledger. What failed is tried
+    /// again, alone, after a wait that doubles; what was missed while the daemon was not there is run once.
+    ///
+    /// The dashboard, an API (/api/v1/openapi.json), /metrics, /healthz and /readyz are served on the loopback
+    /// interface. Who starts, stops or retries needs the token: the first line of the file that `token_file` or
+    /// MIGRATOR_TOKEN_FILE names, or MIGRATOR_TOKEN.
+    ///
+    /// SIGHUP reads the configuration again, and keeps the old one where it is wrong; SIGTERM ends the daemon
+    /// within 10 seconds. A service manager is told (sd_notify): ready, reloading, stopping, alive.
+    Daemon(Daemon),
+    /// Write the completions of a shell to standard output
+    #[command(hide = true)]
+    Completions(Completions),
+    /// Write the manual pages into a directory
+    #[command(hide = true)]
+    Man(Man),
 }
 
 /// The two storages.
@@ -356,6 +378,39 @@ pub struct Cleanup {
     /// A copy then sends those files from their first part.
     #[arg(long, value_name = "AGE", value_parser = parse_age, default_value = "7d")]
     pub older_than: Duration,
+}
+
+/// `daemon`
+#[derive(Debug, clap::Args)]
+pub struct Daemon {
+    /// Where to listen, instead of where the configuration file says [default: 127.0.0.1:9180]
+    ///
+    /// Port 0 takes a free one; what it is is told on standard output.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// Listen where other machines can reach it
+    ///
+    /// Everything but the empty page and /healthz then needs the token, and TLS is a proxy's affair.
+    #[arg(long)]
+    pub allow_remote: bool,
+    /// Check the configuration file and its jobs, and end
+    #[arg(long)]
+    pub check: bool,
+}
+
+/// `completions`
+#[derive(Debug, clap::Args)]
+pub struct Completions {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+/// `man`
+#[derive(Debug, clap::Args)]
+pub struct Man {
+    /// Where to write; it must exist
+    pub directory: PathBuf,
 }
 
 fn concurrency(text: &str) -> Result<NonZeroU32, String> {

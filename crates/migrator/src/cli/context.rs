@@ -27,7 +27,7 @@ use crate::quantity::show_name;
 use crate::scan::Filter;
 
 /// What every command starts from.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Context {
     /// Standard output and standard error.
     pub output: Output,

@@ -52,3 +52,7 @@ pub const READ: &str = "read";
 pub const SENT: &str = "sent";
 /// `result` of [`PARTS`]
 pub const RESUMED: &str = "resumed";
+/// `result` of [`RUNS`]
+pub const RESULTS: [&str; 6] = ["ok", "some_failed", "mismatch", "refused", "interrupted", "error"];
+/// `reason` of [`HTTP_REFUSED`]
+pub const REFUSALS: [&str; 5] = ["host", "origin", "no_token", "token", "content_type"];

@@ -101,7 +101,7 @@ fn every_expression_of_the_dashboard_returns_data() {
 
     let dir = tempfile::tempdir().unwrap();
     let config = format!(
-        "global: {{scrape_interval: 500ms}}\nrule_files: [{}]\nscrape_configs:\n- job_name: migrator\n  static_configs: [{{targets: [\"{}\"]}}]\n",
+        "global: {{scrape_interval: 500ms, evaluation_interval: 500ms}}\nrule_files: [{}]\nscrape_configs:\n- job_name: migrator\n  static_configs: [{{targets: [\"{}\"]}}]\n",
         packaged("observability/alerts.yml").display(),
         hall.address
     );

@@ -216,6 +216,11 @@ impl Job {
         &self.name
     }
 
+    /// Returns what its runs are in the ledger.
+    pub fn kind(&self) -> RunKind {
+        kind_of(self.kept().spec.mode)
+    }
+
     fn kept(&self) -> MutexGuard<'_, Kept> {
         super::lock(&self.kept)
     }

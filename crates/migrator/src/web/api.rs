@@ -1,5 +1,6 @@
 //! The API. Its description is `openapi.json`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::body::Bytes;
@@ -15,7 +16,7 @@ use storage_core::storage::Verified;
 use crate::daemon::Scope;
 use crate::daemon::job::{Job, View};
 use crate::item;
-use crate::ledger::{FileRecord, Ledger, OutcomeRecord, RunId, RunRecord};
+use crate::ledger::{FileRecord, Ledger, OutcomeRecord, RunId, RunKind, RunRecord};
 use crate::report::failures::{Problem as Found, current};
 use crate::report::{Report, RunSummary, Sums, Verdict, Work};
 use crate::web::Site;
@@ -167,16 +168,34 @@ struct RunLine {
 pub(super) async fn runs(State(site): State<Site>, part: Result<Query<Part>, QueryRejection>) -> Answer {
     let part = query(part)?;
     let mut runs = Vec::new();
-    for job in part.jobs(&site)? {
-        let Some(ledger) = job.ledger().await? else { continue };
+    let ledgers = ledgers(part.jobs(&site)?).await?;
+    for (job, ledger) in &ledgers {
+        // A copy and an audit of one pair share a ledger: each run is told once, by the job that is of its kind.
+        let others: Vec<_> =
+            ledgers.iter().filter(|(_, other)| other.location() == ledger.location()).collect();
         let limit = u32::try_from(part.limit()).unwrap_or(u32::MAX);
         for run in ledger.runs(limit).await? {
-            runs.push(line(job.name(), &*ledger, run).await);
+            let teller = others.iter().find(|(job, _)| job.kind() == run.kind).or_else(|| others.first());
+            if teller.is_some_and(|(teller, _)| teller.name() == job.name()) {
+                runs.push(line(job.name(), &**ledger, run).await);
+            }
         }
     }
-    runs.sort_by(|a, b| b.run.started.cmp(&a.run.started));
+    runs.sort_by_key(|line| std::cmp::Reverse(line.run.started));
     runs.truncate(part.limit());
     Ok(json(&Runs { runs }))
+}
+
+/// Opens the ledgers of jobs that have one, copies first.
+async fn ledgers(mut jobs: Vec<Arc<Job>>) -> Result<Vec<(Arc<Job>, Arc<dyn Ledger>)>, Problem> {
+    jobs.sort_by_key(|job| job.kind() != RunKind::Copy);
+    let mut ledgers = Vec::new();
+    for job in jobs {
+        if let Some(ledger) = job.ledger().await? {
+            ledgers.push((job, ledger));
+        }
+    }
+    Ok(ledgers)
 }
 
 async fn line(job: &str, ledger: &dyn Ledger, run: RunRecord) -> RunLine {
@@ -229,8 +248,11 @@ struct FailureLine {
 pub(super) async fn failures(State(site): State<Site>, part: Result<Query<Part>, QueryRejection>) -> Answer {
     let part = query(part)?;
     let mut all = Failures { failures: Vec::new(), more: false };
-    for job in part.jobs(&site)? {
-        let Some(ledger) = job.ledger().await? else { continue };
+    let mut told = BTreeSet::new();
+    for (job, ledger) in ledgers(part.jobs(&site)?).await? {
+        if !told.insert(ledger.location().to_owned()) {
+            continue;
+        }
         let room = part.limit().saturating_sub(all.failures.len());
         let found = current(&*ledger, &[item::State::Failed, item::State::Damaged], room).await?;
         all.more |= found.more;

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests make and change files")]
 
 mod audit;
+mod daemon;
 mod damage;
 mod filters;
 mod kills;

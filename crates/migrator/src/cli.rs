@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::args::{Args, Command};
 use crate::cli::context::Context;
 use crate::cli::output::Output;
+use crate::cli::run::Drive;
 use crate::config::Config;
 use crate::config::env::Env;
 use crate::failure::{Exit, Failure};
@@ -18,6 +19,7 @@ pub mod args;
 mod cleanup;
 mod context;
 mod copy;
+mod daemon;
 pub mod endpoint;
 mod explain;
 mod logging;
@@ -27,6 +29,7 @@ mod plan;
 mod proof;
 mod report;
 mod run;
+mod shell;
 mod signals;
 mod status;
 mod sync;
@@ -45,7 +48,13 @@ pub fn run(arguments: Vec<OsString>) -> Exit {
         Err(error) => return usage(&error, &arguments),
     };
     let output = Output::new(args.global.json, args.global.quiet);
-    match start(args, &output) {
+    let ended = match &args.command {
+        // For packages: they depend on no configuration.
+        Command::Completions(args) => shell::completions(&output, args),
+        Command::Man(args) => shell::man(args),
+        _ => start(args, &output),
+    };
+    match ended {
         Ok(exit) => exit,
         Err(failure) => {
             output.failure(&failure);
@@ -77,13 +86,16 @@ async fn dispatch(context: &Context, command: Command) -> Result<Exit, Failure> 
     }
     match command {
         Command::Plan(args) => Box::pin(plan::run(context, &args)).await,
-        Command::Copy(args) => Box::pin(copy::run(context, &args, stop)).await,
-        Command::Sync(args) => Box::pin(sync::run(context, &args, stop)).await,
-        Command::Verify(args) => Box::pin(verify::run(context, &args, stop)).await,
+        Command::Copy(args) => Box::pin(copy::run(context, &args, Drive::by_hand(context, stop))).await,
+        Command::Sync(args) => Box::pin(sync::run(context, &args, Drive::by_hand(context, stop))).await,
+        Command::Verify(args) => Box::pin(verify::run(context, &args, Drive::by_hand(context, stop))).await,
         Command::Status(args) => Box::pin(status::run(context, &args)).await,
         Command::Report(args) => Box::pin(report::run(context, &args)).await,
         Command::Proof(args) => proof::run(context, &args),
         Command::Explain(args) => Box::pin(explain::run(context, &args)).await,
+        Command::Completions(args) => shell::completions(&context.output, &args),
+        Command::Man(args) => shell::man(&args),
+        Command::Daemon(args) => Box::pin(daemon::run(context, &args)).await,
         Command::Cleanup(args) => Box::pin(cleanup::run(context, &args, stop)).await,
     }
 }

@@ -21,6 +21,8 @@
 //! path_style = true
 //! ```
 //!
+//! [`jobs`] has the sections of the daemon.
+//!
 //! No key takes a secret: credentials come from where the AWS tools have them (environment, profile, role).
 //! What the command line says overrules the file. A key that is not known is refused, never skipped: a
 //! misspelt `exclude` would copy what was to stay.
@@ -31,10 +33,11 @@ use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 
 pub mod env;
+pub mod jobs;
 mod raw;
 
 /// What the configuration file says.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Config {
     /// The file, where there is one.
@@ -43,6 +46,10 @@ pub struct Config {
     pub settings: Settings,
     /// Storages by name.
     pub storages: BTreeMap<String, Storage>,
+    /// The daemon's own settings.
+    pub daemon: jobs::Daemon,
+    /// The daemon's jobs by name.
+    pub jobs: BTreeMap<String, jobs::Job>,
 }
 
 /// Options of a run, each where it was given.

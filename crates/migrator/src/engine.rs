@@ -54,6 +54,10 @@ pub struct Job {
     pub ledger: Arc<dyn Ledger>,
     /// Which files.
     pub filter: Filter,
+    /// The files that a copy is about, in ascending order and each once: the source is asked for each, and nothing is
+    /// listed, so that what failed or has just changed is dealt with at the cost of itself. Nothing (the default): all.
+    /// An audit is about all files.
+    pub only: Option<Arc<[FileId]>>,
     /// Numbers for whoever watches.
     pub progress: Progress,
     /// Settings that the report is to show beside those of the options, each by its name: nothing else is done
@@ -72,6 +76,7 @@ impl Job {
             source_place: None,
             ledger,
             filter: Filter::default(),
+            only: None,
             progress: Progress::new(),
             settings: BTreeMap::new(),
             stop: CancellationToken::new(),
@@ -287,6 +292,23 @@ async fn close(
         Some(failure) => Err(failure),
         None => closed.map(|()| Ended { run, end }).map_err(EngineError::Ledger),
     }
+}
+
+/// Opens source and ledger side by side, of the files that the job names.
+fn open_merge_of(job: &Job, only: &Arc<[FileId]>) -> Merge {
+    let ledger = Arc::clone(&job.ledger);
+    let rows = stream::iter(named(only))
+        .then(move |id| {
+            let ledger = Arc::clone(&ledger);
+            async move { ledger.file(&id).await.transpose() }
+        })
+        .filter_map(async |row| row);
+    Merge::new(scan::named(&job.source, job.filter.clone(), named(only)), rows.boxed())
+}
+
+fn named(only: &Arc<[FileId]>) -> impl Iterator<Item = FileId> + Send + use<> {
+    let only = Arc::clone(only);
+    (0..only.len()).filter_map(move |index| only.get(index).cloned())
 }
 
 /// Opens source and ledger side by side.

@@ -12,6 +12,8 @@ use serde::Serialize;
 use crate::course::{Slow, Slowest};
 use crate::ledger::{Outcome, RunId, RunKind};
 
+pub mod meter;
+
 /// Something that happened, for whoever follows a run line by line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]

@@ -30,6 +30,7 @@ use crate::ledger::{
 };
 
 pub mod advice;
+pub mod failures;
 pub mod files;
 pub mod html;
 pub mod proof;
@@ -279,23 +280,25 @@ impl Report {
             states: ledger.state_counts().await?,
             problems,
             course: ledger.course(record.id).await?.unwrap_or_default(),
-            run: summary(record),
+            run: record.into(),
         })
     }
 }
 
-fn summary(record: RunRecord) -> RunSummary {
-    let seconds = record.finished.map(|end| end.duration_since(record.started).as_secs_f64());
-    RunSummary {
-        id: record.id,
-        kind: record.kind,
-        started: record.started,
-        finished: record.finished,
-        seconds,
-        end: record.end,
-        scan_complete: record.scan_complete,
-        scanned_to: record.scanned_to,
-        program: record.program,
+impl From<RunRecord> for RunSummary {
+    fn from(record: RunRecord) -> Self {
+        let seconds = record.finished.map(|end| end.duration_since(record.started).as_secs_f64());
+        Self {
+            id: record.id,
+            kind: record.kind,
+            started: record.started,
+            finished: record.finished,
+            seconds,
+            end: record.end,
+            scan_complete: record.scan_complete,
+            scanned_to: record.scanned_to,
+            program: record.program,
+        }
     }
 }
 

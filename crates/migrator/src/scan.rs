@@ -1,7 +1,9 @@
 //! What is in the source: every entry once, in order, sorted into files, exclusions and reasons.
 
+use std::sync::Arc;
+
 use futures::StreamExt;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 use storage_core::error::{Error, ErrorKind, Result};
 use storage_core::id::{FileId, Prefix};
 use storage_core::metadata::FileMetadata;
@@ -9,6 +11,9 @@ use storage_core::storage::{FileStorage, ListOptions};
 
 use crate::filter::{Excluded, Filter};
 use crate::quarantine;
+
+/// Files that are asked for at a time where a run names its files.
+const ASKED_AT_A_TIME: usize = 8;
 
 /// An entry of the source.
 #[derive(Debug)]
@@ -58,14 +63,45 @@ pub fn entries(source: &dyn FileStorage, filter: Filter) -> BoxStream<'static, R
             std::future::ready(match item {
                 // What a run has put away is no file of this storage any more.
                 Ok(file) if quarantine::holds(&file.id) => None,
-                Ok(file) => Some(Ok(match filter.excludes(&file) {
-                    None => Entry::File(file),
-                    Some(why) => Entry::Excluded(file, why),
-                })),
+                Ok(file) => Some(Ok(sorted(file, &filter))),
                 Err(error) => Some(about_one_entry(error)),
             })
         })
         .boxed()
+}
+
+/// Yields the entries of these files; one that is not there is left out. Asks for a few at a time, in order.
+pub fn named(
+    source: &Arc<dyn FileStorage>,
+    filter: Filter,
+    ids: impl Iterator<Item = FileId> + Send + 'static,
+) -> BoxStream<'static, Result<Entry>> {
+    let source = Arc::clone(source);
+    stream::iter(ids)
+        .map(move |id| {
+            let source = Arc::clone(&source);
+            async move { source.metadata(&id).await.map_err(|error| (id, error)) }
+        })
+        .buffered(ASKED_AT_A_TIME)
+        .filter_map(move |answer| {
+            let entry = match answer {
+                Ok(file) if quarantine::holds(&file.id) => None,
+                Ok(file) => Some(Ok(sorted(file, &filter))),
+                Err((_, error)) if error.kind() == ErrorKind::NotFound => None,
+                // Every further file would fail alike.
+                Err((_, error)) if error.is_outage() => Some(Err(error)),
+                Err((id, error)) => Some(about_one_entry(error.with_id(&id))),
+            };
+            std::future::ready(entry)
+        })
+        .boxed()
+}
+
+fn sorted(file: FileMetadata, filter: &Filter) -> Entry {
+    match filter.excludes(&file) {
+        None => Entry::File(file),
+        Some(why) => Entry::Excluded(file, why),
+    }
 }
 
 fn about_one_entry(error: Error) -> Result<Entry> {

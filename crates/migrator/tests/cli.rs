@@ -62,7 +62,9 @@ fn help() {
     let place = Place::new();
     insta::assert_snapshot!("help", place.run(&["--help"]));
     insta::assert_snapshot!("help_short", place.run(&["-h"]));
-    for command in ["plan", "copy", "sync", "verify", "status", "report", "proof", "explain", "cleanup"] {
+    for command in
+        ["plan", "copy", "sync", "verify", "status", "report", "proof", "explain", "cleanup", "daemon"]
+    {
         insta::assert_snapshot!(format!("help_{command}"), place.run(&["help", command]));
     }
 }

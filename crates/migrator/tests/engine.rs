@@ -668,3 +668,45 @@ async fn a_listing_of_the_target_that_breaks_off_deletes_nothing() {
     assert_eq!(run.tally.withheld, Some(Withheld::TargetIncomplete));
     assert!(bench.target.exists(&id("a")).await.unwrap());
 }
+
+/// What is tried again is what failed, at the cost of itself: nothing is listed, and nothing else is judged.
+#[tokio::test]
+async fn a_run_of_named_files_touches_these_alone_and_its_sums_add_up() {
+    let mut bench = bench().await;
+    for name in ["a", "b", "c", "gone", "left"] {
+        bench.put(name, vec![7; 100]).await;
+    }
+    bench.copy().await;
+    bench.put("b", vec![8; 200]).await;
+    bench.put("c", vec![9; 300]).await;
+    bench.put("new", vec![1; 10]).await;
+    bench.source.delete(&id("gone"), Precondition::None).await.unwrap();
+    bench.source.delete(&id("left"), Precondition::None).await.unwrap();
+
+    let only = ["a", "b", "gone", "never", "new"].map(id);
+    bench.job.only = Some(Arc::from(only));
+    let run = bench.copy().await;
+    let due = BTreeMap::from([
+        ("a".to_owned(), Outcome::Unchanged),
+        ("b".to_owned(), Outcome::Copied),
+        ("gone".to_owned(), Outcome::Gone),
+        ("new".to_owned(), Outcome::Copied),
+    ]);
+    assert_eq!(bench.outcomes(&run).await, due);
+    assert!(run.scan_complete, "what it was about was seen");
+    assert_eq!((run.scanned_to.clone(), run.tally.planned, run.tally.unchanged), (None, 3, 1));
+    // The rows of the report are as many as the sums say.
+    let directory = TempDir::new().unwrap();
+    report::files::write(&*bench.ledger, Some(run.id), directory.path()).await.unwrap();
+    let states = bench.states().await;
+    assert_eq!(
+        (states["left"], states["gone"], states["c"]),
+        (State::Verified, State::Gone, State::Verified)
+    );
+    assert_eq!(bench.target.download_bytes(&id("c")).await.unwrap().len(), 100, "not asked for");
+
+    bench.job.only = None;
+    bench.copy().await;
+    assert_eq!(bench.states().await["left"], State::Gone);
+    assert_eq!(bench.target.download_bytes(&id("c")).await.unwrap().len(), 300);
+}

@@ -1,6 +1,7 @@
 //! The command line: commands, options, and the words of `--help`.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 use std::str::FromStr as _;
@@ -64,6 +65,8 @@ Environment:
   AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL
                         The server, where it is not Amazon's.
   MIGRATOR_LOG          What is logged (info, storage_core=debug, ...); overrules -v and -q.
+  MIGRATOR_TOKEN_FILE, MIGRATOR_TOKEN
+                        The daemon's token, instead of the configuration file's token_file.
   STATE_DIRECTORY, XDG_STATE_HOME
                         Where ledgers are kept; default ~/.local/state.
   XDG_CONFIG_HOME       Where the configuration file is looked for; default ~/.config.
@@ -108,7 +111,7 @@ pub struct Args {
 }
 
 /// Options of every command.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Common options")]
 pub struct Global {
     /// Configuration file (TOML): named storages, defaults for options
@@ -217,6 +220,25 @@ pub enum Command {
     /// Files in quarantine: those whose time is over, as their names say (`.quarantine/until-TIME-run-N/`), whichever
     /// run put them there. All other files stay.
     Cleanup(Cleanup),
+    /// Run the jobs of the configuration file when they are due, and serve a dashboard
+    ///
+    /// Each [job.NAME] of the configuration file is a copy, a sync or a verify with a schedule, and may follow changes of
+    /// its source. A run does exactly what the command of that name does, with the same ledger. What failed is tried
+    /// again, alone, after a wait that doubles; what was missed while the daemon was not there is run once.
+    ///
+    /// The dashboard, an API (/api/v1/openapi.json), /metrics, /healthz and /readyz are served on the loopback
+    /// interface. Who starts, stops or retries needs the token: the first line of the file that `token_file` or
+    /// MIGRATOR_TOKEN_FILE names, or MIGRATOR_TOKEN.
+    ///
+    /// SIGHUP reads the configuration again, and keeps the old one where it is wrong; SIGTERM ends the daemon
+    /// within 10 seconds. A service manager is told (sd_notify): ready, reloading, stopping, alive.
+    Daemon(Daemon),
+    /// Write the completions of a shell to standard output
+    #[command(hide = true)]
+    Completions(Completions),
+    /// Write the manual pages into a directory
+    #[command(hide = true)]
+    Man(Man),
 }
 
 /// The two storages.
@@ -520,6 +542,39 @@ pub struct Cleanup {
 
 fn head(text: &str) -> Result<Digest, String> {
     parse_hash(text).ok_or_else(|| "expected a SHA-256: 64 lower-case hexadecimal digits".to_owned())
+}
+
+/// `daemon`
+#[derive(Debug, clap::Args)]
+pub struct Daemon {
+    /// Where to listen, instead of where the configuration file says [default: 127.0.0.1:9180]
+    ///
+    /// Port 0 takes a free one; what it is is told on standard output.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// Listen where other machines can reach it
+    ///
+    /// Everything but the empty page and /healthz then needs the token, and TLS is a proxy's affair.
+    #[arg(long)]
+    pub allow_remote: bool,
+    /// Check the configuration file and its jobs, and end
+    #[arg(long)]
+    pub check: bool,
+}
+
+/// `completions`
+#[derive(Debug, clap::Args)]
+pub struct Completions {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+/// `man`
+#[derive(Debug, clap::Args)]
+pub struct Man {
+    /// Where to write; it must exist
+    pub directory: PathBuf,
 }
 
 fn concurrency(text: &str) -> Result<NonZeroU32, String> {

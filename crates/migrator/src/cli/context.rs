@@ -32,7 +32,7 @@ use crate::preserve::directory::PreservingDirectory;
 use crate::quantity::show_name;
 
 /// What every command starts from.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Context {
     /// Standard output and standard error.
     pub output: Output,

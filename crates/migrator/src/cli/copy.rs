@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use storage_core::storage::Access;
-use tokio_util::sync::CancellationToken;
 
 use crate::cli::args;
 use crate::cli::args::VerifyMode;
 use crate::cli::context::{Context, filter, preserve, shown};
 use crate::cli::place::Place;
-use crate::cli::run::{close, latest, outcome, prepare_report};
+use crate::cli::run::{Drive, close, latest, outcome, prepare_report};
 use crate::cli::watch::{Style, Watch, progress};
 use crate::engine::{self, CopyOptions, Job, Removal, SyncOptions, VerifyOptions};
 use crate::failure::{Exit, Failure, Side};
@@ -19,12 +18,8 @@ use crate::ledger::sqlite::OpenMode;
 ///
 /// # Errors
 /// Whatever keeps the run from its end; failed files do not.
-pub(super) async fn run(
-    context: &Context,
-    args: &args::Copy,
-    stop: CancellationToken,
-) -> Result<Exit, Failure> {
-    carry_out(context, args, Task::Copy, stop).await
+pub(super) async fn run(context: &Context, args: &args::Copy, drive: Drive) -> Result<Exit, Failure> {
+    carry_out(context, args, Task::Copy, drive).await
 }
 
 /// What is to be done with the pair.
@@ -43,7 +38,7 @@ pub(super) async fn carry_out(
     context: &Context,
     args: &args::Copy,
     task: Task,
-    stop: CancellationToken,
+    drive: Drive,
 ) -> Result<Exit, Failure> {
     let settings = context.settings(Some(&args.pace), &args.which);
     let filter = filter(&settings, &args.which)?;
@@ -72,10 +67,11 @@ pub(super) async fn carry_out(
     job.filter = filter;
     // Asked of what was opened: nothing can be mounted there meanwhile without the storage noticing.
     job.source_place = migration.source.file_system();
-    job.progress = progress(context.output.clone());
+    job.progress = drive.progress;
     job.settings = shown(&settings);
     job.settings.extend(kept.any().then(|| ("preserve".to_owned(), kept.to_string())));
-    job.stop = stop;
+    job.stop = drive.stop;
+    job.only = drive.only;
 
     let before = latest(&*job.ledger).await;
     let style = Style::of(&context.global, context.output.is_terminal());
@@ -90,7 +86,9 @@ pub(super) async fn carry_out(
     };
     watch.finish().await;
     let mut exit = outcome(context, &*job.ledger, before, ended, report.as_deref()).await;
-    if let (Ok(copied @ (Exit::Ok | Exit::SomeFailed)), VerifyMode::All) = (&exit, args.verify) {
+    if let (Ok(copied @ (Exit::Ok | Exit::SomeFailed)), VerifyMode::All) = (&exit, args.verify)
+        && job.only.is_none()
+    {
         let copied = *copied;
         let audit = VerifyOptions {
             read_back: true,

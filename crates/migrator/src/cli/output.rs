@@ -20,6 +20,8 @@ pub(super) struct Output {
     bars: MultiProgress,
     json: bool,
     quiet: bool,
+    /// Whether nothing is written at all.
+    muted: bool,
     /// Held while a line is written, so that lines of several threads do not mix.
     lines: Arc<Mutex<()>>,
 }
@@ -51,7 +53,12 @@ impl Output {
     /// Makes the handle; with `json`, standard output takes events only.
     pub(super) fn new(json: bool, quiet: bool) -> Self {
         let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(8));
-        Self { bars, json, quiet, lines: Arc::default() }
+        Self { bars, json, quiet, muted: false, lines: Arc::default() }
+    }
+
+    /// Returns a handle that writes nothing: for runs whose numbers and outcomes are told elsewhere.
+    pub(super) fn muted(&self) -> Self {
+        Self { muted: true, json: false, quiet: true, ..self.clone() }
     }
 
     /// Returns whether somebody may be looking at standard error.
@@ -108,6 +115,9 @@ impl Output {
 
     /// Writes bytes to standard error as they are; for lines that are escaped already.
     pub(super) fn err(&self, bytes: &[u8]) {
+        if self.muted {
+            return;
+        }
         let _one = self.one_line();
         // There is nowhere to tell that standard error is gone.
         self.bars.suspend(|| drop(io::stderr().lock().write_all(bytes)));
@@ -124,6 +134,9 @@ impl Output {
     }
 
     fn out(&self, bytes: &[u8]) {
+        if self.muted {
+            return;
+        }
         let _one = self.one_line();
         // A reader that has gone away (`| head`) has seen enough; the exit code tells the rest.
         self.bars.suspend(|| {

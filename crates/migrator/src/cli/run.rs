@@ -1,15 +1,38 @@
 //! What copy and verify share: from the opened pair to the report and the exit code.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Serialize;
+use storage_core::id::FileId;
+use tokio_util::sync::CancellationToken;
 
 use crate::cli::context::{Context, Opened};
+use crate::cli::watch::progress;
 use crate::engine::{Ended, EngineError, Job};
 use crate::failure::{Exit, Failure};
 use crate::ledger::{Ledger, RunId};
+use crate::progress::Progress;
 use crate::report::files::Proven;
 use crate::report::{Report, files, text};
+
+/// Who follows a run and may end it, and what it is about.
+#[derive(Debug)]
+pub(super) struct Drive {
+    /// Its numbers.
+    pub progress: Progress,
+    /// Cancelled when it is to stop.
+    pub stop: CancellationToken,
+    /// The files that a copy is about; nothing: all.
+    pub only: Option<Arc<[FileId]>>,
+}
+
+impl Drive {
+    /// A run that the command line asked for: about everything, told on standard output and standard error.
+    pub(super) fn by_hand(context: &Context, stop: CancellationToken) -> Self {
+        Self { progress: progress(context.output.clone()), stop, only: None }
+    }
+}
 
 /// The last event of a run.
 #[derive(Serialize)]

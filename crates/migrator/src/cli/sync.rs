@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
-
 use crate::cli::args;
 use crate::cli::context::Context;
 use crate::cli::copy::{Task, carry_out};
+use crate::cli::run::Drive;
 use crate::engine::Removal;
 use crate::failure::{Exit, Failure};
 
@@ -14,13 +13,9 @@ use crate::failure::{Exit, Failure};
 ///
 /// # Errors
 /// Whatever keeps the run from its end; a safeguard refused. Failed files do not.
-pub(super) async fn run(
-    context: &Context,
-    args: &args::Sync,
-    stop: CancellationToken,
-) -> Result<Exit, Failure> {
+pub(super) async fn run(context: &Context, args: &args::Sync, drive: Drive) -> Result<Exit, Failure> {
     let removal = args.delete.then(|| removal(args));
-    carry_out(context, &args.copy, Task::Sync(removal), stop).await
+    carry_out(context, &args.copy, Task::Sync(removal), drive).await
 }
 
 fn removal(args: &args::Sync) -> Removal {

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use storage_core::storage::Access;
-use tokio_util::sync::CancellationToken;
 
 use crate::cli::args;
 use crate::cli::context::{Context, filter, preserve, shown};
-use crate::cli::run::{conclude, latest, prepare_report};
-use crate::cli::watch::{Style, Watch, progress};
+use crate::cli::run::{Drive, conclude, latest, prepare_report};
+use crate::cli::watch::{Style, Watch};
 use crate::engine::{self, Job, VerifyOptions};
 use crate::failure::{Exit, Failure, Side};
 use crate::ledger::sqlite::OpenMode;
@@ -17,11 +16,7 @@ use crate::ledger::sqlite::OpenMode;
 ///
 /// # Errors
 /// Whatever keeps the audit from its end; findings do not.
-pub(super) async fn run(
-    context: &Context,
-    args: &args::Verify,
-    stop: CancellationToken,
-) -> Result<Exit, Failure> {
+pub(super) async fn run(context: &Context, args: &args::Verify, drive: Drive) -> Result<Exit, Failure> {
     let settings = context.settings(Some(&args.pace), &args.which);
     let filter = filter(&settings, &args.which)?.with_subset(args.subset);
     let (migration, report) = context.migration(&args.pair, args.report.as_deref())?;
@@ -46,10 +41,10 @@ pub(super) async fn run(
     };
     let mut job = Job::new(Arc::clone(&source.storage), Arc::clone(&target.storage), ledger);
     job.filter = filter;
-    job.progress = progress(context.output.clone());
+    job.progress = drive.progress;
     job.settings = shown(&settings);
     job.settings.extend(kept.any().then(|| ("preserve".to_owned(), kept.to_string())));
-    job.stop = stop;
+    job.stop = drive.stop;
 
     let before = latest(&*job.ledger).await;
     let style = Style::of(&context.global, context.output.is_terminal());

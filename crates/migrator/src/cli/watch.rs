@@ -1,6 +1,5 @@
 //! Showing a run while it goes on: bars on a terminal, a line every few seconds elsewhere, events for programs.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -11,12 +10,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::args::Global;
 use crate::cli::output::Output;
+use crate::progress::meter::{Meter, Pace, moved};
 use crate::progress::{Event, Progress, Snapshot};
 use crate::quantity::{show_duration, show_name, show_size, show_text};
 use crate::report::is_problem;
-
-/// Rates are over the last so many seconds: long enough to be calm, short enough to follow.
-const WINDOW: Duration = Duration::from_secs(15);
 
 /// Failed files that are named while the run goes on; the report has all of them.
 const MAX_NAMED: u64 = 50;
@@ -188,11 +185,6 @@ impl Bars {
     }
 }
 
-/// Bytes dealt with, those of files in flight included as far as they are known.
-fn moved(numbers: &Snapshot) -> u64 {
-    numbers.done_bytes.max(numbers.bytes_sent.min(numbers.planned_bytes))
-}
-
 fn messages(numbers: &Snapshot, pace: &Pace) -> [String; 2] {
     // While the scan goes on, the totals grow.
     let more = if numbers.scan_done == 0 { "+" } else { "" };
@@ -223,78 +215,9 @@ fn line(elapsed: Duration, numbers: &Snapshot, pace: &Pace) -> String {
     format!("{}: files {files}; {bytes}", show_duration(elapsed))
 }
 
-/// How fast, and how long yet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Pace {
-    /// Bytes per second; nothing before the second look.
-    rate: Option<u64>,
-    /// Nothing while the scan goes on, or nothing moves.
-    left: Option<Duration>,
-}
-
-/// Keeps what was moved at which time, over [`WINDOW`]. Pure: the clock is passed in.
-#[derive(Debug, Default)]
-struct Meter {
-    looks: VecDeque<(Duration, u64)>,
-}
-
-impl Meter {
-    fn measure(&mut self, now: Duration, numbers: &Snapshot) -> Pace {
-        let done = moved(numbers);
-        while self.looks.len() > 1
-            && self.looks.get(1).is_some_and(|(at, _)| now.saturating_sub(*at) >= WINDOW)
-        {
-            self.looks.pop_front();
-        }
-        let first = self.looks.front().copied();
-        self.looks.push_back((now, done));
-        let Some((at, was)) = first else { return Pace::default() };
-        let millis = u64::try_from(now.saturating_sub(at).as_millis()).unwrap_or(u64::MAX).max(1);
-        let rate = done.saturating_sub(was).saturating_mul(1000) / millis;
-        let left = numbers.planned_bytes.saturating_sub(done);
-        let left = (numbers.scan_done > 0 && rate > 0).then(|| Duration::from_secs(left / rate));
-        Pace { rate: Some(rate), left }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn numbers(planned_bytes: u64, done_bytes: u64, scanned: bool) -> Snapshot {
-        let progress = Progress::new();
-        progress.planned(planned_bytes);
-        progress.unchanged(done_bytes);
-        if scanned {
-            progress.scan_done();
-        }
-        progress.snapshot()
-    }
-
-    #[test]
-    fn no_time_is_promised_while_the_total_grows_or_nothing_moves() {
-        let second = Duration::from_secs;
-        let mut meter = Meter::default();
-        assert_eq!(meter.measure(second(0), &numbers(1000, 0, false)), Pace::default());
-        assert_eq!(
-            meter.measure(second(1), &numbers(1000, 100, false)),
-            Pace { rate: Some(100), left: None }
-        );
-        let pace = meter.measure(second(2), &numbers(1000, 200, true));
-        assert_eq!(pace, Pace { rate: Some(100), left: Some(second(8)) });
-        for at in 3..40 {
-            meter.measure(second(at), &numbers(1000, 200, true));
-        }
-        assert_eq!(meter.measure(second(40), &numbers(1000, 200, true)), Pace { rate: Some(0), left: None });
-        assert!(meter.looks.len() < 20, "{}", meter.looks.len());
-    }
-
-    #[test]
-    fn a_clock_that_stands_still_divides_by_nothing() {
-        let mut meter = Meter::default();
-        meter.measure(Duration::ZERO, &numbers(10, 0, true));
-        assert!(meter.measure(Duration::ZERO, &numbers(10, 10, true)).rate.is_some());
-    }
 
     #[test]
     fn a_line_says_everything_in_one_line() {

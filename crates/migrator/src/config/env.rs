@@ -1,12 +1,17 @@
 //! The environment variables that the tool reads, all of them, in one place.
 //!
-//! Credentials are not among them: the S3 client reads those itself, and nothing here ever holds a secret.
+//! Credentials are not among them: the S3 client reads those itself, and nothing here ever holds a secret. The one
+//! that the daemon takes, [`MIGRATOR_TOKEN`], goes straight to where it is compared.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// Filter of log lines (`tracing` directives: `info`, `storage_core=debug`); overrules `-v` and `-q`.
 pub const MIGRATOR_LOG: &str = "MIGRATOR_LOG";
+/// File whose first line is the daemon's token; overrules the configuration file. Its path is no secret.
+pub const MIGRATOR_TOKEN_FILE: &str = "MIGRATOR_TOKEN_FILE";
+/// The daemon's token itself, where neither names a file. Read where it is needed, and kept nowhere here.
+pub const MIGRATOR_TOKEN: &str = "MIGRATOR_TOKEN";
 /// Set by systemd for units with `StateDirectory=`; may name several directories, the first is taken.
 pub const STATE_DIRECTORY: &str = "STATE_DIRECTORY";
 /// Where state lives (XDG Base Directory Specification); default: `~/.local/state`.
@@ -25,6 +30,8 @@ pub const SYSTEM_CONFIG: &str = "/etc/migrator/config.toml";
 pub struct Env {
     /// [`MIGRATOR_LOG`]
     pub log: Option<String>,
+    /// [`MIGRATOR_TOKEN_FILE`]
+    pub token_file: Option<PathBuf>,
     /// [`STATE_DIRECTORY`], its first entry.
     pub state_directory: Option<PathBuf>,
     /// [`XDG_STATE_HOME`]
@@ -45,6 +52,7 @@ impl Env {
         let absolute = |name: &str| get(name).map(PathBuf::from).filter(|path| path.is_absolute());
         Self {
             log: get(MIGRATOR_LOG).and_then(|value| value.into_string().ok()),
+            token_file: get(MIGRATOR_TOKEN_FILE).map(PathBuf::from),
             state_directory: get(STATE_DIRECTORY)
                 .and_then(|value| std::env::split_paths(&value).next())
                 .filter(|path| path.is_absolute()),

@@ -14,7 +14,10 @@ use crate::config::{
 };
 use crate::quantity::{parse_rate, parse_size};
 
-const TOP: [&str; 6] = ["concurrency", "part_size", "bandwidth", "include", "exclude", "storage"];
+mod jobs;
+
+const TOP: [&str; 8] =
+    ["concurrency", "part_size", "bandwidth", "include", "exclude", "storage", "daemon", "job"];
 const LOCAL: [&str; 3] = ["kind", "path", "durability"];
 const S3_KEYS: [&str; 7] = ["kind", "bucket", "prefix", "endpoints", "region", "profile", "path_style"];
 const KINDS: [&str; 2] = ["local", "s3"];
@@ -62,7 +65,13 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
             storages.insert(name.to_owned(), storage(&entry)?);
         }
     }
-    Ok(Config { path: Some(path.to_owned()), settings, storages })
+    Ok(Config {
+        path: Some(path.to_owned()),
+        settings,
+        storages,
+        daemon: jobs::daemon(&table)?,
+        jobs: jobs::jobs(&table)?,
+    })
 }
 
 fn storage(table: &Table<'_, '_>) -> Result<Storage, ConfigError> {
@@ -142,9 +151,12 @@ struct File<'a> {
 
 impl File<'_> {
     fn wrong(self, span: Range<usize>, message: String) -> ConfigError {
-        let before = self.text.as_bytes().get(..span.start).unwrap_or(self.text.as_bytes());
-        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
-        ConfigError { path: self.path.to_owned(), line: Some(line), message, hint: None }
+        ConfigError { path: self.path.to_owned(), line: Some(self.line(span.start)), message, hint: None }
+    }
+
+    fn line(self, at: usize) -> usize {
+        let before = self.text.as_bytes().get(..at).unwrap_or(self.text.as_bytes());
+        before.iter().filter(|byte| **byte == b'\n').count() + 1
     }
 }
 

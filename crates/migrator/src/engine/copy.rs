@@ -30,13 +30,14 @@ use futures::StreamExt;
 use futures::stream;
 use storage_core::error::ErrorKind;
 use storage_core::id::FileId;
+use storage_core::metadata::FileMetadata;
 use storage_core::storage::PartLimits;
 use tokio::time::Instant;
 
 use crate::collide::Nesting;
 use crate::item::State;
 use crate::lanes::Lanes;
-use crate::ledger::{Change, Outcome, RunId, RunKind, Tally};
+use crate::ledger::{Change, FileRecord, Outcome, RunId, RunKind, Tally};
 use crate::plan::{Decision, Merge, MergeError, Step, blocked, decide, unfit};
 use crate::progress::{Event, Snapshot};
 use crate::scan::Entry;
@@ -48,7 +49,8 @@ use super::recorder::{Recorder, line};
 use super::sampling::Sampler;
 use super::worker::{Again, Work, Worker, intent};
 use super::{
-    CopyOptions, Ended, EngineError, Job, close, open_merge, refuse_empty_source, sweep, with_bytes,
+    CopyOptions, Ended, EngineError, Job, close, open_merge, open_merge_of, refuse_empty_source, sweep,
+    with_bytes,
 };
 
 /// How long the target may take to answer the canary before the first file.
@@ -103,8 +105,11 @@ pub(super) async fn copy_within(
     if left_over > 0 {
         tracing::info!(uploads = left_over, "abandoned open uploads of earlier runs");
     }
-    let mut merge = open_merge(job);
-    if !options.allow_empty_source {
+    let mut merge = match &job.only {
+        Some(only) => open_merge_of(job, only),
+        None => open_merge(job),
+    };
+    if job.only.is_none() && !options.allow_empty_source {
         refuse_empty_source(&mut merge, &*job.ledger).await?;
     }
     let concurrency = options.concurrency.get() as usize;
@@ -269,7 +274,7 @@ impl Copying<'_> {
             match step {
                 Ok(Step::Entry(Entry::File(file), row)) => {
                     let row = row.as_deref();
-                    self.scanned_to = Some(file.id.clone());
+                    self.seen(&file.id);
                     self.worker.shared.add(|tally| {
                         tally.planned += 1;
                         tally.planned_bytes += file.size;
@@ -289,6 +294,7 @@ impl Copying<'_> {
                             tally.unchanged_bytes += file.size;
                         });
                         self.job.progress.unchanged(file.size);
+                        self.note_unchanged(&file, row).await;
                     } else {
                         let known = row.is_some() || file.size > self.in_one_request;
                         if known && decision != Decision::Confirm {
@@ -340,7 +346,7 @@ impl Copying<'_> {
                 Change::Noted(line(&subject, Outcome::Failed, &reason, Some(detail), None))
             }
             Step::Entry(Entry::Excluded(file, why), row) => {
-                self.scanned_to = Some(file.id.clone());
+                self.seen(&file.id);
                 self.worker.shared.add(|tally| tally.excluded += 1);
                 // Without a row nobody would take it for unchanged.
                 if row.is_none() {
@@ -360,6 +366,23 @@ impl Copying<'_> {
             Step::Entry(Entry::File(_), _) => return,
         };
         self.worker.recorder.note(change, None).await;
+    }
+
+    /// Notes how far the listing is; a run that names its files has none.
+    fn seen(&mut self, id: &FileId) {
+        if self.job.only.is_none() {
+            self.scanned_to = Some(id.clone());
+        }
+    }
+
+    /// Without a listing, that a file needed nothing does not follow from how far that was.
+    async fn note_unchanged(&self, file: &FileMetadata, row: Option<&FileRecord>) {
+        if self.job.only.is_some() {
+            let mut line = line(file.id.as_str(), Outcome::Unchanged, "", None, Some(file.size));
+            line.digest = row.and_then(|row| row.digest);
+            line.verified = row.and_then(|row| row.verified);
+            self.worker.recorder.note_quietly(Change::Noted(line)).await;
+        }
     }
 
     fn plan_entry(&self) {

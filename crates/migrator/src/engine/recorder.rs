@@ -1,7 +1,7 @@
 //! The way of outcomes into the ledger, in batches: what is told is durable.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use storage_core::storage::Verified;
@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::ledger::{Change, Ledger, Outcome, OutcomeRecord, Recorded, RunId};
+use crate::metrics::names;
 use crate::progress::Progress;
 
 use super::EngineError;
@@ -105,7 +106,9 @@ async fn record_all(
             }
         }
         let changes = notes.iter().map(|(change, ..)| change.clone()).collect();
+        let began = Instant::now();
         let recorded = ledger.record(run, changes).await?;
+        metrics::histogram!(names::LEDGER_COMMIT).record(began.elapsed());
         for ((change, size, quiet), recorded) in notes.iter().zip(recorded) {
             match (recorded, change) {
                 (Recorded::Done, _) if *quiet => {}
@@ -171,7 +174,10 @@ fn tell(progress: &Progress, change: &Change, size: Option<u64>) {
         }
         Change::Confirmed { id, attempts: Some(_), .. } => say(id.as_str(), Outcome::Copied, ""),
         Change::Failed { id, reason, .. } => say(id.as_str(), Outcome::Failed, reason),
-        Change::Damaged { id, outcome, .. } => say(id.as_str(), *outcome, ""),
+        Change::Damaged { id, outcome, .. } => {
+            metrics::counter!(names::MISMATCHES).increment(1);
+            say(id.as_str(), *outcome, "");
+        }
         Change::Gone { id } => say(id.as_str(), Outcome::Gone, ""),
         Change::Noted(line) => say(&line.subject, line.outcome, &line.reason),
         _ => {}

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::ledger::{Change, FileRecord, Ledger, Outcome, OutcomeRecord, Published, Recorded, RunId, Tally};
+use crate::metrics::names;
 use crate::plan::{Decision, identity};
 use crate::progress::Progress;
 use crate::throttle::Throttle;
@@ -136,6 +137,12 @@ impl Worker {
         let journal: Arc<dyn Journal> =
             Arc::new(LedgerJournal { ledger: Arc::clone(&self.ledger), run: self.run });
         let arrived = self.mover.transfer(file, resume, &journal).await?;
+        // Files in one request are not counted here: nothing is looked up for them.
+        for (parts, result) in [(arrived.parts_sent, names::SENT), (arrived.parts_resumed, names::RESUMED)] {
+            if parts > 0 {
+                metrics::counter!(names::PARTS, "result" => result).increment(parts);
+            }
+        }
         self.shared.add(|tally| {
             tally.parts_sent += arrived.parts_sent;
             tally.parts_resumed += arrived.parts_resumed;

@@ -19,11 +19,10 @@
 //!
 //! A file that left the source while the run went on has an outcome of this run already: it is the next run's.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-use futures::stream::{self, BoxStream, Fuse};
+use futures::stream;
 use futures::{StreamExt, TryStreamExt};
 use jiff::{SignedDuration, Timestamp};
 use storage_core::error::{Error, ErrorKind, Op};
@@ -32,17 +31,19 @@ use storage_core::metadata::FileMetadata;
 use storage_core::storage::{FileStorage, ListOptions, Precondition, Receipt, UploadOptions};
 use tokio_util::sync::CancellationToken;
 
-use crate::item::State;
-use crate::ledger::{Candidate, Change, FileRecord, LedgerError, Outcome, OutcomeRecord, RunId, Withheld};
+use crate::ledger::{Candidate, Change, Outcome, RunId, Withheld};
 use crate::progress::Event;
 use crate::quarantine::{self, Drawer};
 use crate::safeguard::{Judgement, Refusal, View, judge};
-use crate::scan::{self, Entry};
 
 use super::copy::Copied;
 use super::recorder::{Recorder, line};
 use super::sync::Removal;
 use super::{CopyOptions, EngineError, Job, OUTAGE_LIMIT};
+
+use self::survey::Survey;
+
+mod survey;
 
 /// Candidates that are written together, and acted on together.
 const BATCH: usize = 512;
@@ -123,234 +124,6 @@ fn drawer(removal: &Removal, run: RunId) -> Result<Option<Drawer>, EngineError> 
             EngineError::Internal(format!("the quarantine ends beyond all calendars: {error}"))
         })?;
     Ok(Some(Drawer::new(until, run)))
-}
-
-/// The first pass.
-struct Survey<'a> {
-    job: &'a Job,
-    removal: &'a Removal,
-    run: RunId,
-    recorder: Recorder,
-}
-
-impl Survey<'_> {
-    /// Walks both sides to their ends and keeps the candidates.
-    async fn walk(self) -> Result<View, EngineError> {
-        let Job { source, target, ledger, filter, .. } = self.job;
-        ledger.clear_candidates().await?;
-        let mut view = View { source_complete: true, target_complete: true, ..View::default() };
-        let mut source = Source::new(scan::entries(&**source, filter.clone()));
-        let mut rows = Ahead::new(ledger.files(Default::default()), |row: &FileRecord| row.id.as_str());
-        let mut told = Ahead::new(ledger.outcomes(self.run), |line: &OutcomeRecord| line.subject.as_str());
-        let mut files = target.list(&Prefix::all(), ListOptions::default());
-        let mut last: Option<FileId> = None;
-        let mut batch = Vec::new();
-        while let Some(listed) = files.next().await {
-            let file = match listed {
-                Ok(file) => file,
-                Err(error) => {
-                    self.cannot_read("target", &error);
-                    view.target_complete = false;
-                    match error.id().is_some() || error.subject().is_some() {
-                        true => continue,
-                        false => break,
-                    }
-                }
-            };
-            if last.as_ref().is_some_and(|last| file.id <= *last) {
-                view.target_complete = false;
-                break;
-            }
-            last = Some(file.id.clone());
-            if quarantine::holds(&file.id) {
-                continue;
-            }
-            let excluded = !filter.takes_of_target(&file);
-            if !excluded || self.removal.excluded {
-                view.target += 1;
-            }
-            let presence = source.look_for(&file.id).await;
-            let row = rows.at(file.id.as_str()).await?;
-            let line = told.at(file.id.as_str()).await?;
-            match class(presence, excluded, self.removal.excluded, row.as_ref(), line.as_ref()) {
-                Class::Stays => {}
-                Class::BeneathForeign => {
-                    let line = line_of(&file, Outcome::Kept, "not_a_file_in_the_source", None);
-                    self.recorder.note(Change::Noted(line), Some(file.size)).await;
-                }
-                Class::Candidate => {
-                    view.candidates += 1;
-                    let FileMetadata { id, size, version, .. } = file;
-                    batch.push(Candidate { id, size, version, excluded: presence == Presence::Excluded });
-                    if batch.len() >= BATCH {
-                        ledger.add_candidates(std::mem::take(&mut batch)).await?;
-                    }
-                }
-            }
-        }
-        ledger.add_candidates(batch).await?;
-        source.drain().await;
-        if let Some(error) = &source.error {
-            self.cannot_read("source", error);
-        }
-        view.source = source.seen;
-        view.source_complete = source.complete;
-        Ok(view)
-    }
-
-    fn cannot_read(&self, side: &str, error: &Error) {
-        let message = format!("{side}: {error}");
-        self.job.progress.tell(&Event::Notice { message: &message });
-    }
-}
-
-/// What the source has under an id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Presence {
-    /// Nothing.
-    Absent,
-    /// A file, or something else of that very name.
-    Present,
-    /// A file that the filter leaves out.
-    Excluded,
-    /// Something that is no file, above it: a symbolic link where a directory was.
-    BeneathForeign,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Class {
-    Stays,
-    BeneathForeign,
-    Candidate,
-}
-
-/// Decides about one file of the target. Pure.
-fn class(
-    presence: Presence,
-    excluded: bool,
-    delete_excluded: bool,
-    row: Option<&FileRecord>,
-    line: Option<&OutcomeRecord>,
-) -> Class {
-    if excluded || presence == Presence::Excluded {
-        return if delete_excluded { Class::Candidate } else { Class::Stays };
-    }
-    if presence == Presence::Present {
-        return Class::Stays;
-    }
-    // The copy has seen it in the source, and has told what became of it.
-    let copied = row.is_some_and(|row| row.state != State::Gone);
-    let planned = line.is_some_and(|line| {
-        matches!(line.outcome, Outcome::Copied | Outcome::Skipped | Outcome::Failed | Outcome::Unseen)
-    });
-    match presence {
-        _ if copied || planned => Class::Stays,
-        Presence::BeneathForeign => Class::BeneathForeign,
-        _ => Class::Candidate,
-    }
-}
-
-/// The source's entries, one ahead.
-struct Source {
-    entries: Fuse<BoxStream<'static, Result<Entry, Error>>>,
-    next: Option<Entry>,
-    last: Option<FileId>,
-    /// Names of what is no file and may stand where a directory was, each with a `/`, as long as files may lie beneath.
-    foreign: Vec<String>,
-    seen: u64,
-    complete: bool,
-    error: Option<Error>,
-}
-
-impl Source {
-    fn new(entries: BoxStream<'static, Result<Entry, Error>>) -> Self {
-        let entries = entries.fuse();
-        Self { entries, next: None, last: None, foreign: Vec::new(), seen: 0, complete: true, error: None }
-    }
-
-    /// Goes on to the first entry at or behind `id`. Ids must ascend.
-    async fn look_for(&mut self, id: &FileId) -> Presence {
-        loop {
-            if self.next.is_none() && !self.advance().await {
-                break;
-            }
-            match self.next.as_ref().and_then(Entry::id) {
-                Some(own) if own > id => break,
-                Some(own) if own == id => {
-                    return match self.next {
-                        Some(Entry::Excluded(..)) => Presence::Excluded,
-                        _ => Presence::Present,
-                    };
-                }
-                _ => self.next = None,
-            }
-        }
-        let id = id.as_str();
-        self.foreign.retain(|above| above.as_str() > id || id.starts_with(above.as_str()));
-        match self.foreign.iter().any(|above| id.starts_with(above.as_str())) {
-            true => Presence::BeneathForeign,
-            false => Presence::Absent,
-        }
-    }
-
-    /// Reads to the end: only then is the view complete.
-    async fn drain(&mut self) {
-        while self.advance().await {}
-    }
-
-    async fn advance(&mut self) -> bool {
-        let entry = match self.entries.next().await {
-            Some(Ok(entry)) => entry,
-            Some(Err(error)) => {
-                self.complete = false;
-                self.error = Some(error);
-                return false;
-            }
-            None => return false,
-        };
-        self.seen += 1;
-        match &entry {
-            Entry::Unusable { .. } => self.complete = false,
-            Entry::Foreign { id: Some(id), .. } => self.foreign.push(format!("{id}/")),
-            _ => {}
-        }
-        if let Some(id) = entry.id() {
-            // Out of order, what is there would look as if it were not.
-            if self.last.as_ref().is_some_and(|last| id <= last) {
-                self.complete = false;
-            }
-            self.last = Some(id.clone());
-        }
-        self.next = Some(entry);
-        true
-    }
-}
-
-/// A stream of the ledger, one ahead, that is asked for ascending keys.
-struct Ahead<T> {
-    items: Fuse<BoxStream<'static, Result<T, LedgerError>>>,
-    next: Option<T>,
-    key: fn(&T) -> &str,
-}
-
-impl<T: Send + 'static> Ahead<T> {
-    fn new(items: BoxStream<'static, Result<T, LedgerError>>, key: fn(&T) -> &str) -> Self {
-        Self { items: items.fuse(), next: None, key }
-    }
-
-    async fn at(&mut self, key: &str) -> Result<Option<T>, LedgerError> {
-        loop {
-            if self.next.is_none() {
-                self.next = self.items.try_next().await?;
-            }
-            match &self.next {
-                None => return Ok(None),
-                Some(item) if (self.key)(item) < key => self.next = None,
-                Some(item) if (self.key)(item) == key => return Ok(self.next.take()),
-                Some(_) => return Ok(None),
-            }
-        }
-    }
 }
 
 /// What became of a candidate.
@@ -518,8 +291,4 @@ pub(super) async fn expire(
         }
     }
     Ok(expired)
-}
-
-fn line_of(file: &FileMetadata, outcome: Outcome, reason: &str, detail: Option<String>) -> OutcomeRecord {
-    line(file.id.as_str(), outcome, reason, detail, Some(file.size))
 }

@@ -100,7 +100,11 @@ impl PreservingDirectory {
     async fn describe(&self, metadata: &mut FileMetadata, op: Op) -> Result<()> {
         let what = self.what;
         let attributes = self.at(&metadata.id, op, move |root, path| read_file(root, path, what)).await?;
-        metadata.tags.insert(TAG.to_owned(), attributes.to_text());
+        // One that came with the file from elsewhere is of another time.
+        metadata.tags.remove(TAG);
+        if attributes != Attributes::default() {
+            metadata.tags.insert(TAG.to_owned(), attributes.to_text());
+        }
         Ok(())
     }
 

@@ -92,17 +92,14 @@ pub(super) async fn run(context: &Context, args: &args::Daemon) -> Result<Exit, 
             reload.tell();
         }
     });
-    let stopping = tokio::spawn({
-        let stop = stop.clone();
-        async move {
-            stop.cancelled().await;
-            systemd::stopping();
-        }
+    // Both come to their ends: an idle daemon is done before anybody else has looked.
+    tokio::join!(daemon.run(), async {
+        stop.cancelled().await;
+        systemd::stopping();
     });
-    daemon.run().await;
     closing.cancel();
     drop(tokio::time::timeout(LAST_ANSWERS, served).await);
-    for task in [alive, upkeep, reloading, stopping] {
+    for task in [alive, upkeep, reloading] {
         task.abort();
     }
     context.output.note("stopped");

@@ -348,7 +348,9 @@ fn describe(object: &Object, asked: &HeaderMap, headers: &mut HeaderMap) {
     for (name, value) in &object.facts.headers {
         headers.insert(name, value.clone());
     }
+    // It is that of the whole: an answer with a part of it would contradict itself.
     if let Some((name, value)) = &object.facts.checksum
+        && !asked.contains_key(header::RANGE)
         && asked
             .get("x-amz-checksum-mode")
             .is_some_and(|mode| mode.as_bytes().eq_ignore_ascii_case(b"enabled"))

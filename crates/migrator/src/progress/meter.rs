@@ -22,7 +22,7 @@ pub struct Pace {
     pub left: Option<Duration>,
 }
 
-/// Keeps what was moved at which time, over [`WINDOW`]. Pure: the clock is passed in.
+/// Keeps what was moved at which time, over the last seconds. Pure: the clock is passed in.
 #[derive(Debug, Default)]
 pub struct Meter {
     looks: VecDeque<(Duration, u64)>,

@@ -108,13 +108,25 @@ pub(super) async fn all(storage: &Arc<dyn FileStorage>) -> Vec<String> {
     names(storage, "", ListOptions::default()).await
 }
 
-/// Uploads many files at once.
+/// How long a server that refuses is left alone.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// Uploads many files at once. What they are for is tried, not they: a server whose database is locked for a moment under
+/// so many, and says so, is asked again.
 pub(super) async fn put_all<'a>(storage: &Arc<dyn FileStorage>, names: impl IntoIterator<Item = &'a str>) {
     let uploads: Vec<_> = names
         .into_iter()
         .map(|name| {
             let (storage, id) = (Arc::clone(storage), id(name));
-            async move { storage.upload_bytes(&id, Bytes::from(id.to_string())).await }
+            async move {
+                for _ in 0..5 {
+                    match storage.upload_bytes(&id, Bytes::from(id.to_string())).await {
+                        Err(error) if error.is_outage() => tokio::time::sleep(PAUSE).await,
+                        answer => return answer,
+                    }
+                }
+                storage.upload_bytes(&id, Bytes::from(id.to_string())).await
+            }
         })
         .collect();
     let results: Vec<_> = stream::iter(uploads).buffer_unordered(16).collect().await;

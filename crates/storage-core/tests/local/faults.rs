@@ -150,6 +150,16 @@ async fn child() {
             assert!(failed > 0 && stored >= 72, "{failed} failed, {stored} stored");
             assert_eq!(own(&root, "tmp"), Vec::<String>::new());
         }
+        "mounted inside" => {
+            let storage = LocalStorage::open(LocalConfig::new(&root)).await.unwrap();
+            let deletions = (0..24).map(|number| {
+                let storage = storage.clone();
+                async move { storage.delete(&id(&format!("inside/{number}")), Precondition::None).await }
+            });
+            for deleted in futures::future::join_all(deletions).await {
+                assert!(deleted.unwrap());
+            }
+        }
         other => panic!("no child {other}"),
     }
 }
@@ -299,6 +309,33 @@ fn a_sync_of_many_that_fails_is_told_to_each_of_them_and_is_the_last() {
     run_child(strace.trace(&["syncfs"]).fail_at("syncfs", "EIO", "1+").command(me), "group", root.path());
     let log = std::fs::read_to_string(traced).unwrap();
     assert_eq!(log.matches("syncfs(").count(), 1, "{log}");
+}
+
+/// What is mounted inside the root is another file system: a sync of the root's says nothing of it.
+#[test]
+fn what_is_mounted_inside_is_synced_by_itself_however_many_wait() {
+    let root = TempDir::new().unwrap();
+    let inside = root.path().join("inside");
+    let other = Mounted::new("tmpfs", "size=1m");
+    let Some(other) = other else { return };
+    std::fs::create_dir(&inside).unwrap();
+    for number in 0..24 {
+        std::fs::write(other.0.path().join(number.to_string()), "x").unwrap();
+    }
+    let bound = Command::new("mount").arg("--bind").arg(other.0.path()).arg(&inside).status().unwrap();
+    assert!(bound.success());
+    let log = TempDir::new().unwrap();
+    let traced = log.path().join("log");
+    let strace = Strace::new(&traced);
+    if let Some(strace) = &strace {
+        let strace = strace.clone().trace(&["fsync", "syncfs"]);
+        run_child(strace.command(std::env::current_exe().unwrap()), "mounted inside", root.path());
+    }
+    Command::new("umount").arg("-l").arg(&inside).status().unwrap();
+    if strace.is_some() {
+        let log = std::fs::read_to_string(traced).unwrap();
+        assert!(log.matches("fsync(").count() >= 24 && !log.contains("syncfs("), "{log}");
+    }
 }
 
 #[test]

@@ -232,6 +232,8 @@ pub(super) struct Whole {
     part_size: u64,
     /// In order; all but the last of the part size.
     parts: Vec<PartReceipt>,
+    /// When it was changed last.
+    modified: (i64, i64),
 }
 
 impl Whole {
@@ -252,7 +254,8 @@ impl Whole {
             return Ok(None);
         }
         let file = open_sealed(directory, op)?;
-        Ok(Some(Self { directory: Arc::clone(directory), file, part_size, parts }))
+        let modified = modified(&file, op)?;
+        Ok(Some(Self { directory: Arc::clone(directory), file, part_size, parts, modified }))
     }
 
     fn size(&self) -> u64 {
@@ -269,10 +272,9 @@ impl Whole {
         computed: Option<Digest>,
     ) -> Result<Staged> {
         const OP: Op = Op::FinishUpload;
-        let modified = modified(&self.file, OP)?;
         let count = u32::try_from(self.parts.len()).unwrap_or(u32::MAX);
         let size = self.size();
-        let seen = root.seen.covers(upload, count, modified);
+        let seen = root.seen.covers(upload, count, self.modified);
         let (whole, digest) = match computed.filter(|_| seen) {
             Some(digest) => (self, digest),
             None => self.read_back().await?,

@@ -20,8 +20,11 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{Mode, fstat, openat};
+use rustix::io::Errno;
+
 use super::config::Durability;
-use super::root::lock;
+use super::root::{DIRECTORY, lock};
 
 /// So many writers sync by themselves at the same time: fewer than this are not worth a sync of everything.
 const FEW: usize = 3;
@@ -36,10 +39,17 @@ const PAUSE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Syncer {
     durability: Durability,
-    /// Opened before anything was written: an error of the file system is told to those who had it open. Nothing
-    /// where there are no groups.
-    whole: Option<File>,
+    /// Nothing where there are no groups.
+    whole: Option<Whole>,
     queue: Mutex<Queue>,
+}
+
+/// The file system of the root.
+#[derive(Debug)]
+struct Whole {
+    /// Opened before anything was written: an error of the file system is told to those who had it open.
+    file: File,
+    device: u64,
 }
 
 #[derive(Debug, Default)]
@@ -87,8 +97,10 @@ impl Syncer {
     pub(super) fn new(durability: Durability, root: &File) -> Self {
         let groups = durability == Durability::Durable && syncfs_is_fsync(root);
         // A descriptor of its own, not a duplicate: what was told through the one is not told through the other.
-        let own = || {
-            rustix::fs::openat(root, ".", super::root::DIRECTORY, rustix::fs::Mode::empty()).map(File::from)
+        let own = || -> Result<Whole, Errno> {
+            let file = File::from(openat(root, ".", DIRECTORY, Mode::empty())?);
+            let device = fstat(&file)?.st_dev;
+            Ok(Whole { file, device })
         };
         let whole = if groups { own().ok() } else { None };
         Self { durability, whole, queue: Mutex::default() }
@@ -100,8 +112,10 @@ impl Syncer {
         if self.durability == Durability::Relaxed {
             return Ok(());
         }
-        let Some(whole) = &self.whole else { return file.sync_all() };
-        match self.queue_up(whole) {
+        // What is mounted inside the root is another file system, whose sync this one's is not.
+        let same = |whole: &&Whole| fstat(file).is_ok_and(|stat| stat.st_dev == whole.device);
+        let Some(whole) = self.whole.as_ref().filter(same) else { return file.sync_all() };
+        match self.queue_up(&whole.file) {
             Outcome::Synced => Ok(()),
             Outcome::Failed(errno) => Err(io::Error::from_raw_os_error(errno)),
             Outcome::Alone => {

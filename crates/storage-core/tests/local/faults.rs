@@ -328,7 +328,8 @@ fn what_is_mounted_inside_is_synced_by_itself_however_many_wait() {
     let traced = log.path().join("log");
     let strace = Strace::new(&traced);
     if let Some(strace) = &strace {
-        let strace = strace.clone().trace(&["fsync", "syncfs"]);
+        // Slow enough for the others to wait: on a tmpfs nobody would.
+        let strace = strace.clone().trace(&["fsync", "syncfs"]).inject("fsync", "delay_enter=20000");
         run_child(strace.command(std::env::current_exe().unwrap()), "mounted inside", root.path());
     }
     Command::new("umount").arg("-l").arg(&inside).status().unwrap();

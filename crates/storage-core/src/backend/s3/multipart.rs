@@ -84,32 +84,36 @@ async fn retrying<T, Fut: Future<Output = Result<T>>>(mut call: impl FnMut() -> 
 }
 
 /// Aborts an upload that is not completed when the future that holds this ends or is dropped.
-pub(super) struct AbortOnDrop {
+pub(super) struct AbortOnDrop(Option<Open>);
+
+/// An upload that nobody has completed or aborted yet.
+struct Open {
     inner: Arc<Inner>,
     key: String,
-    upload: Option<String>,
+    upload: String,
 }
 
 impl AbortOnDrop {
     pub(super) fn new(inner: &Arc<Inner>, key: &str, upload: &str) -> Self {
-        Self { inner: Arc::clone(inner), key: key.to_owned(), upload: Some(upload.to_owned()) }
+        Self(Some(Open { inner: Arc::clone(inner), key: key.to_owned(), upload: upload.to_owned() }))
     }
 
     pub(super) fn disarm(mut self) {
-        self.upload = None;
+        self.0 = None;
     }
 
     /// Aborts now, so that a caller who sees the error finds nothing left.
     pub(super) async fn abort(mut self) {
-        if let Some(upload) = self.upload.as_deref() {
-            let result = self.inner.abort(Op::AbandonUpload, &self.key, upload).await;
-            self.report(result);
+        if let Some(open) = &self.0 {
+            open.abort().await;
         }
-        self.upload = None;
+        self.0 = None;
     }
+}
 
-    fn report(&self, result: Result<()>) {
-        if let Err(error) = result {
+impl Open {
+    async fn abort(&self) {
+        if let Err(error) = self.inner.abort(Op::AbandonUpload, &self.key, &self.upload).await {
             tracing::warn!(storage = %self.inner.config.name, key = %self.key, %error, "an upload stays open");
         }
     }
@@ -117,11 +121,11 @@ impl AbortOnDrop {
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
-        let Some(upload) = self.upload.take() else { return };
-        let Ok(runtime) = Handle::try_current() else { return };
-        let again =
-            Self { inner: Arc::clone(&self.inner), key: std::mem::take(&mut self.key), upload: Some(upload) };
-        runtime.spawn(again.abort());
+        if let (Some(open), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            // Without the guard: a runtime that shuts down drops what is spawned at once, and the guard would
+            // spawn again, for ever.
+            runtime.spawn(async move { open.abort().await });
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use storage_core::checksum::{CompositeDigest, Digest};
 use storage_core::id::FileId;
 use storage_core::metadata::Version;
-use storage_core::storage::{PartReceipt, UploadTicket, Verified};
+use storage_core::storage::{Capabilities, PartReceipt, UploadTicket, Verified};
 
 use crate::course::Course;
 use crate::item::State;
@@ -680,4 +680,11 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
 
     /// Keeps the file system that the source is on.
     async fn set_source_place(&self, place: &str) -> Result<()>;
+
+    /// Returns what the target was found capable of when it was last asked; nothing before the first
+    /// [`set_target_capabilities`](Self::set_target_capabilities).
+    async fn target_capabilities(&self) -> Result<Option<Capabilities>>;
+
+    /// Keeps what the target was found capable of.
+    async fn set_target_capabilities(&self, capabilities: &Capabilities) -> Result<()>;
 }

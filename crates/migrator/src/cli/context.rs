@@ -14,7 +14,7 @@ use storage_core::error::{Error, ErrorKind, Op};
 use storage_core::id::FileId;
 use storage_core::layer::limit::LimitConfig;
 use storage_core::stack::{self, BackendConfig, LayersConfig, StackConfig};
-use storage_core::storage::{Access, FileStorage};
+use storage_core::storage::{Access, Capabilities, FileStorage};
 
 use crate::cli::args;
 use crate::cli::args::Kept;
@@ -25,8 +25,8 @@ use crate::config::env::Env;
 use crate::config::{Config, Settings};
 use crate::failure::{Exit, Failure, Side};
 use crate::filter::{self, Criteria, Filter, FilterError};
-use crate::ledger::Binding;
 use crate::ledger::sqlite::{OpenMode, SqliteLedger};
+use crate::ledger::{Binding, Ledger};
 use crate::preserve::Preserve;
 use crate::preserve::directory::PreservingDirectory;
 use crate::quantity::show_name;
@@ -185,7 +185,19 @@ impl Context {
     /// # Errors
     /// It cannot be used.
     pub(super) async fn open(&self, place: &Place, side: Side, access: Access) -> Result<Opened, Failure> {
-        self.open_place(place, side, access).await.map_err(|error| Failure::storage(side, &error))
+        self.open_place(place, side, access, None).await.map_err(|error| Failure::storage(side, &error))
+    }
+
+    /// Opens a target that may be written to. What the ledger remembers of it is asked again by the first write, so
+    /// that a run with nothing to do asks for nothing.
+    ///
+    /// # Errors
+    /// It cannot be used; the ledger cannot be read.
+    pub(super) async fn open_target(&self, place: &Place, ledger: &dyn Ledger) -> Result<Opened, Failure> {
+        let remembered = ledger.target_capabilities().await?;
+        self.open_place(place, Side::Target, Access::ReadWrite, remembered)
+            .await
+            .map_err(|error| Failure::storage(Side::Target, &error))
     }
 
     /// Opens a target that is looked at only, and finds out what it can do.
@@ -197,7 +209,7 @@ impl Context {
     /// It cannot be used.
     pub(super) async fn open_to_ask(&self, place: &Place) -> Result<Opened, Failure> {
         if matches!(place, Place::S3(_) | Place::Embedded { .. }) {
-            match self.open_place(place, Side::Target, Access::ReadWrite).await {
+            match self.open_place(place, Side::Target, Access::ReadWrite, None).await {
                 Err(error) if error.kind() == ErrorKind::Denied => {
                     tracing::warn!(%error, "what the target can do is not known: it may not be written to");
                 }
@@ -207,7 +219,13 @@ impl Context {
         self.open(place, Side::Target, Access::ReadOnly).await
     }
 
-    async fn open_place(&self, place: &Place, side: Side, access: Access) -> Result<Opened, Error> {
+    async fn open_place(
+        &self,
+        place: &Place,
+        side: Side,
+        access: Access,
+        remembered: Option<Capabilities>,
+    ) -> Result<Opened, Error> {
         let name = side.to_string();
         match place {
             Place::Directory { path, relaxed } => {
@@ -230,6 +248,9 @@ impl Context {
                     S3Config::new(&s3.bucket).with_prefix(&s3.prefix).with_name(name).with_access(access);
                 for endpoint in &s3.endpoints {
                     config = config.with_endpoint(endpoint);
+                }
+                if let Some(remembered) = remembered {
+                    config = config.with_remembered(remembered);
                 }
                 if let Some(region) = &s3.region {
                     config = config.with_region(region);
@@ -254,12 +275,15 @@ impl Context {
                         .with_source(error)
                 })?;
                 let server = server.spawn();
-                let config = S3Config::new(EMBEDDED_BUCKET)
+                let mut config = S3Config::new(EMBEDDED_BUCKET)
                     .with_name(name)
                     .with_access(access)
                     .with_endpoint(server.endpoint())
                     .with_region(server.region())
                     .with_static_credentials(server.access_key(), server.secret_key());
+                if let Some(remembered) = remembered {
+                    config = config.with_remembered(remembered);
+                }
                 let storage = self.build(BackendConfig::S3(config)).await?;
                 Ok(Opened { storage, server: Some(server) })
             }

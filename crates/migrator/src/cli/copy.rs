@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use storage_core::storage::Access;
+use storage_core::storage::{Access, FileStorage};
 
 use crate::cli::args;
 use crate::cli::args::VerifyMode;
@@ -12,6 +12,7 @@ use crate::cli::run::{Drive, close, latest, outcome, prepare_report};
 use crate::cli::watch::{Style, Watch, progress};
 use crate::engine::{self, CopyOptions, Job, Removal, SyncOptions, VerifyOptions};
 use crate::failure::{Exit, Failure, Side};
+use crate::ledger::Ledger;
 use crate::ledger::sqlite::OpenMode;
 
 /// Copies what is new or changed.
@@ -49,7 +50,8 @@ pub(super) async fn carry_out(
     prepare_report(report.as_deref())?;
     let source = context.open(&migration.source, Side::Source, Access::ReadOnly).await?;
     let source = source.preserving(&migration.source, Side::Source, kept)?;
-    let target = context.open(&migration.target, Side::Target, Access::ReadWrite).await?;
+    let target = context.open_target(&migration.target, &*ledger).await?;
+    let server = Arc::clone(&target.storage);
     let target = target.preserving(&migration.target, Side::Target, kept)?;
 
     let mut options = match &migration.target {
@@ -85,6 +87,7 @@ pub(super) async fn carry_out(
         }
     };
     watch.finish().await;
+    remember(&*job.ledger, &*server).await;
     let mut exit = outcome(context, &*job.ledger, before, ended, report.as_deref()).await;
     if let (Ok(copied @ (Exit::Ok | Exit::SomeFailed)), VerifyMode::All) = (&exit, args.verify)
         && job.only.is_none()
@@ -109,4 +112,18 @@ pub(super) async fn carry_out(
     }
     close(job, [source, target]).await;
     exit
+}
+
+/// Keeps what the target was found capable of, for the next time it is opened.
+async fn remember(ledger: &dyn Ledger, target: &dyn FileStorage) {
+    let found = target.capabilities();
+    let kept = async {
+        match ledger.target_capabilities().await? {
+            Some(known) if known == found => Ok(()),
+            _ => ledger.set_target_capabilities(&found).await,
+        }
+    };
+    if let Err(error) = kept.await {
+        tracing::warn!(%error, "what the target can do is not remembered");
+    }
 }

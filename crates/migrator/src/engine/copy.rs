@@ -53,7 +53,7 @@ use super::{
     with_bytes,
 };
 
-/// How long the target may take to answer the canary before the first file.
+/// How long the target may take to answer the canary before the first file is sent.
 const PROBE_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Steps of the merge whose intents are made durable together.
@@ -100,7 +100,6 @@ pub(super) async fn copy_within(
     options: &CopyOptions,
     kind: RunKind,
 ) -> Result<Copied, EngineError> {
-    job.target.probe(PROBE_DEADLINE).await.map_err(EngineError::Target)?;
     let left_over = sweep::before_copy(&*job.ledger, &*job.target, options.part_size.get()).await?;
     if left_over > 0 {
         tracing::info!(uploads = left_over, "abandoned open uploads of earlier runs");
@@ -159,6 +158,7 @@ pub(super) async fn copy_within(
         scanned_to: None,
         nesting: Nesting::default(),
         usable: true,
+        answers: false,
         told: Instant::now(),
         before,
     };
@@ -230,6 +230,8 @@ struct Copying<'a> {
     scanned_to: Option<FileId>,
     nesting: Nesting,
     usable: bool,
+    /// The target has answered the canary.
+    answers: bool,
     told: Instant,
     before: Snapshot,
 }
@@ -307,6 +309,11 @@ impl Copying<'_> {
                 Ok(step) => self.note(step).await,
                 Err(error) => broken = Some(EngineError::from(error)),
             }
+        }
+        if !works.is_empty() && !self.answers {
+            // Not before: a run with nothing to send costs the target nothing.
+            self.job.target.probe(PROBE_DEADLINE).await.map_err(EngineError::Target)?;
+            self.answers = true;
         }
         if !intents.is_empty() {
             self.worker.intend(intents).await?;

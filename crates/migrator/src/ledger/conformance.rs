@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use storage_core::checksum::{CompositeDigest, Digest};
 use storage_core::id::FileId;
 use storage_core::metadata::Version;
-use storage_core::storage::{PartNumber, PartReceipt, UploadTicket, Verified};
+use storage_core::storage::{Capabilities, PartNumber, PartReceipt, UploadTicket, Verified};
 
 pub(crate) use self::model::random_changes_agree_with_the_model;
 use crate::course::{Course, Point, Slow};
@@ -81,6 +81,7 @@ macro_rules! ledger_conformance {
             keeps_odd_names_and_extreme_values,
             candidates_are_yielded_in_byte_order_until_they_are_cleared,
             the_place_of_the_source_is_the_last_that_was_set,
+            the_capabilities_of_the_target_are_the_last_that_were_set,
             everything_recorded_is_there_when_opened_again,
             calls_at_the_same_time_are_each_answered,
             a_dropped_call_harms_nobody,
@@ -1117,6 +1118,18 @@ pub(crate) async fn the_place_of_the_source_is_the_last_that_was_set(place: &dyn
     let ledger = place.open().await;
     assert_eq!(ledger.source_place().await.unwrap().as_deref(), Some("file system 2"));
     assert_eq!(*ledger.binding(), binding);
+}
+
+pub(crate) async fn the_capabilities_of_the_target_are_the_last_that_were_set(place: &dyn Place) {
+    let ledger = place.open().await;
+    assert_eq!(ledger.target_capabilities().await.unwrap(), None);
+    let mut found = Capabilities::default();
+    ledger.set_target_capabilities(&found).await.unwrap();
+    assert_eq!(ledger.target_capabilities().await.unwrap(), Some(found.clone()));
+    (found.conditional_create, found.max_size) = (true, Some(5 << 40));
+    ledger.set_target_capabilities(&found).await.unwrap();
+    drop(ledger);
+    assert_eq!(place.open().await.target_capabilities().await.unwrap(), Some(found));
 }
 
 pub(crate) async fn everything_recorded_is_there_when_opened_again(place: &dyn Place) {

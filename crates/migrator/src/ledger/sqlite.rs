@@ -30,7 +30,7 @@ use futures::stream::BoxStream;
 use rusqlite::Connection;
 use storage_core::checksum::Digest;
 use storage_core::id::FileId;
-use storage_core::storage::{PartReceipt, UploadTicket};
+use storage_core::storage::{Capabilities, PartReceipt, UploadTicket};
 
 use self::connection::{Kind, View};
 use self::failure::Failure;
@@ -313,5 +313,14 @@ impl Ledger for SqliteLedger {
     async fn set_source_place(&self, place: &str) -> Result<()> {
         let place = place.to_owned();
         self.write(1, move |connection| sync::set_source_place(connection, &place)).await
+    }
+
+    async fn target_capabilities(&self) -> Result<Option<Capabilities>> {
+        self.readers.target_capabilities().await
+    }
+
+    async fn set_target_capabilities(&self, capabilities: &Capabilities) -> Result<()> {
+        let capabilities = capabilities.clone();
+        self.write(1, move |connection| sync::set_target_capabilities(connection, &capabilities)).await
     }
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use rusqlite::{Connection, OptionalExtension, Params, Row, named_params};
 use storage_core::id::FileId;
-use storage_core::storage::{PartReceipt, UploadTicket};
+use storage_core::storage::{Capabilities, PartReceipt, UploadTicket};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinHandle};
 
@@ -266,6 +266,16 @@ impl Readers {
     pub(super) async fn source_place(self: &Arc<Self>) -> Result<Option<String>> {
         self.read(|connection| {
             Ok(connection.prepare_cached(sql::SOURCE_PLACE)?.query_row((), |row| row.get(0))?)
+        })
+        .await
+    }
+
+    pub(super) async fn target_capabilities(self: &Arc<Self>) -> Result<Option<Capabilities>> {
+        self.read(|connection| {
+            let json: Option<String> =
+                connection.prepare_cached(sql::TARGET_CAPABILITIES)?.query_row((), |row| row.get(0))?;
+            // What another version wrote and this one cannot read is asked anew.
+            Ok(json.and_then(|json| serde_json::from_str(&json).ok()))
         })
         .await
     }

@@ -5,6 +5,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../sql/sqlite/0001_ledger.sql"),
     include_str!("../sql/sqlite/0002_audit.sql"),
     include_str!("../sql/sqlite/0003_sync.sql"),
+    include_str!("../sql/sqlite/0004_capabilities.sql"),
 ];
 
 macro_rules! statements {
@@ -59,6 +60,8 @@ statements! {
     SOURCE_PLACE = "source_place";
     SOURCE_PLACE_SET = "source_place_set";
     STATE_COUNTS = "state_counts";
+    TARGET_CAPABILITIES = "target_capabilities";
+    TARGET_CAPABILITIES_SET = "target_capabilities_set";
     UPLOAD_BEGUN = "upload_begun";
     UPLOAD_ENDED = "upload_ended";
 }

@@ -1,7 +1,7 @@
-//! What carries the three requests that move nearly all bytes: `PutObject`, `UploadPart` and `GetObject`.
+//! What carries the requests that come once per file or part: `PutObject`, `UploadPart`, `GetObject` and `HeadObject`.
 //!
 //! Everything else goes through the SDK, which spends 50 to 80 us of CPU on a request: for a listing that is nothing,
-//! for a file of 4 KiB it is more than all the rest. [`Direct`](super::direct::Direct) sends the same three requests
+//! for a file of 4 KiB it is more than all the rest. [`Direct`](super::direct::Direct) sends the same requests
 //! with the pieces that the SDK itself is made of (`aws-sigv4`, the credential chain, hyper), and a test compares
 //! both byte for byte.
 
@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use aws_sdk_s3::primitives::ByteStream as SdkStream;
+use aws_sdk_s3::types::ChecksumMode;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
@@ -76,6 +77,9 @@ pub(super) trait Carrier: fmt::Debug + Send + Sync {
 
     /// Asks for the checksum as well.
     async fn get(&self, endpoint: usize, get: Get<'_>) -> Result<Got, Failure>;
+
+    /// Asks what is known of an object, its checksum as well.
+    async fn head(&self, endpoint: usize, key: &str) -> Result<Facts, Failure>;
 }
 
 /// Sends through the SDK.
@@ -155,6 +159,12 @@ impl Carrier for Sdk {
             body: body.boxed(),
         })
     }
+
+    async fn head(&self, endpoint: usize, key: &str) -> Result<Facts, Failure> {
+        let request = self.clients.client(endpoint).head_object().bucket(&self.bucket).key(key);
+        let answer = request.checksum_mode(ChecksumMode::Enabled).send().await;
+        answer.map(|head| Facts::from(&head)).map_err(|error| Failure::of(&error))
+    }
 }
 
 /// Sends directly where that is possible, else through the SDK.
@@ -195,6 +205,13 @@ impl Carrier for Fastest {
         match self.direct().await {
             Some(direct) => direct.get(endpoint, get).await,
             None => self.sdk.get(endpoint, get).await,
+        }
+    }
+
+    async fn head(&self, endpoint: usize, key: &str) -> Result<Facts, Failure> {
+        match self.direct().await {
+            Some(direct) => direct.head(endpoint, key).await,
+            None => self.sdk.head(endpoint, key).await,
         }
     }
 }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::error::{Error, ErrorKind, Op, Result};
 use crate::id::{FileId, MAX_ID_BYTES};
-use crate::storage::{Access, PartLimits};
+use crate::storage::{Access, Capabilities, PartLimits};
 
 /// Parts, and bodies up to which one PUT will do: of 5 MiB to 64 MiB the client cost per byte is the same, and
 /// 10,000 parts of this size are 156 GiB; beyond that parts grow.
@@ -67,6 +67,13 @@ pub struct S3Config {
     /// metadata.
     #[serde(default)]
     pub object_tags: bool,
+    /// What [`capabilities`](crate::storage::FileStorage::capabilities) said when this storage was last open; nothing
+    /// is asked of the server then before the first operation that writes. Default: nothing, it is asked at once.
+    ///
+    /// For those who open a storage often and write seldom. What was remembered is never relied on for a write: the
+    /// answers take its place first, whatever they are. Storages opened for reading only take no notice.
+    #[serde(skip)]
+    pub remembered: Option<Box<Capabilities>>,
     #[serde(skip)]
     pub(super) credentials: Option<StaticCredentials>,
 }
@@ -110,6 +117,7 @@ impl S3Config {
             part_size: DEFAULT_PART_SIZE,
             parts_in_flight: DEFAULT_PARTS_IN_FLIGHT,
             object_tags: false,
+            remembered: None,
             credentials: None,
         }
     }
@@ -181,6 +189,13 @@ impl S3Config {
     #[must_use]
     pub fn with_object_tags(mut self, object_tags: bool) -> Self {
         self.object_tags = object_tags;
+        self
+    }
+
+    /// Sets what the storage was found capable of.
+    #[must_use]
+    pub fn with_remembered(mut self, capabilities: Capabilities) -> Self {
+        self.remembered = Some(Box::new(capabilities));
         self
     }
 

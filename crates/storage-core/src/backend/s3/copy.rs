@@ -41,7 +41,6 @@ pub(super) async fn copy(
 ) -> Result<Receipt> {
     let inner = &storage.inner;
     let (source, target) = async {
-        inner.writable(Op::Copy)?;
         inner.honours(&options.when, Op::Copy)?;
         Ok((inner.key(from, Op::Copy)?, inner.key(to, Op::Copy)?))
     }
@@ -63,7 +62,7 @@ pub(super) async fn copy(
     }
     let conditional = options.when != Precondition::None;
     let unknown = options.digest.is_some() && file.digest.is_none();
-    if unknown || (conditional && (!inner.features.copy || file.size > inner.copy_limit)) {
+    if unknown || (conditional && (!inner.features().copy || file.size > inner.copy_limit)) {
         return through_here(storage, from, to, options).await;
     }
     let source = Source { key: source, head, file };

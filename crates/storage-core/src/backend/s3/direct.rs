@@ -1,4 +1,4 @@
-//! `PutObject`, `UploadPart` and `GetObject` over bare HTTP/1.1 connections, signed with `aws-sigv4`.
+//! `PutObject`, `UploadPart`, `GetObject` and `HeadObject` over bare HTTP/1.1 connections, signed with `aws-sigv4`.
 //!
 //! Where to send and what to sign for is not guessed: the SDK presigns a URL, without a request and without
 //! credentials that are any, and its host, path and credential scope are taken over ([`Base::of`]). So virtual hosts,
@@ -64,7 +64,7 @@ const TAGGING: HeaderName = HeaderName::from_static("x-amz-tagging");
 /// The key that is presigned to learn what stands before it.
 const MARK: &str = "key";
 
-/// Sends the three requests itself.
+/// Sends the requests itself.
 #[derive(Debug)]
 pub(super) struct Direct {
     /// One per endpoint.
@@ -154,6 +154,17 @@ impl Carrier for Direct {
         let content_range = content_range.and_then(|text| text.to_str().ok()).map(str::to_owned);
         Ok(Got { facts, content_range, body: received(answer.into_body()) })
     }
+
+    async fn head(&self, endpoint: usize, key: &str) -> Result<Facts, Failure> {
+        let identity = self.identity.get().await?;
+        let base = &self.bases[endpoint % self.bases.len()];
+        let parts = head_request(base, key, &identity, SystemTime::now()).map_err(Failure::not_built)?;
+        let answer = self.connections.send(parts, Payload::new(Bytes::new())).await?;
+        if !answer.status().is_success() {
+            return Err(refusal(answer).await);
+        }
+        Facts::try_from(answer.headers()).map_err(Failure::unanswered)
+    }
 }
 
 /// The bytes of an answer, until it ends or stalls.
@@ -174,7 +185,7 @@ fn received(body: Incoming) -> RawBody {
 }
 
 fn get_request(base: &Base, get: &Get<'_>, identity: &Identity, time: SystemTime) -> Result<Parts, String> {
-    let mut parts = unsigned(Method::GET, base, get.key, "GetObject")?;
+    let mut parts = unsigned(Method::GET, base, get.key, "?x-id=GetObject")?;
     let headers = &mut parts.headers;
     headers.insert(CHECKSUM_MODE, HeaderValue::from_static("ENABLED"));
     for (name, text) in [(RANGE, get.range), (IF_MATCH, get.if_match)] {
@@ -185,13 +196,19 @@ fn get_request(base: &Base, get: &Get<'_>, identity: &Identity, time: SystemTime
     sign(parts, base, Digest::of(b""), identity, time)
 }
 
+fn head_request(base: &Base, key: &str, identity: &Identity, time: SystemTime) -> Result<Parts, String> {
+    let mut parts = unsigned(Method::HEAD, base, key, "")?;
+    parts.headers.insert(CHECKSUM_MODE, HeaderValue::from_static("ENABLED"));
+    sign(parts, base, Digest::of(b""), identity, time)
+}
+
 /// Writes out and signs a request, but for its body.
 fn put_request(base: &Base, put: &Put<'_>, identity: &Identity, time: SystemTime) -> Result<Parts, String> {
     let mut parts = match put.of {
-        Of::Object { .. } => unsigned(Method::PUT, base, put.key, "PutObject")?,
+        Of::Object { .. } => unsigned(Method::PUT, base, put.key, "?x-id=PutObject")?,
         Of::Part { upload, number } => {
             let upload = utf8_percent_encode(upload, QUERY);
-            let call = format!("UploadPart&partNumber={number}&uploadId={upload}");
+            let call = format!("?x-id=UploadPart&partNumber={number}&uploadId={upload}");
             unsigned(Method::PUT, base, put.key, &call)?
         }
     };
@@ -225,10 +242,10 @@ fn put_request(base: &Base, put: &Put<'_>, identity: &Identity, time: SystemTime
     sign(parts, base, put.payload, identity, time)
 }
 
-/// Begins a request for a key. `call` is what the SDK names in `x-id`, and what comes after it.
-fn unsigned(method: Method, base: &Base, key: &str, call: &str) -> Result<Parts, String> {
+/// Begins a request for a key. The query has its `?`, and names in `x-id` what the SDK does.
+fn unsigned(method: Method, base: &Base, key: &str, query: &str) -> Result<Parts, String> {
     let key = utf8_percent_encode(key, PATH);
-    let uri = format!("{}{key}?x-id={call}", base.url);
+    let uri = format!("{}{key}{query}", base.url);
     let (mut parts, ()) = http::Request::new(()).into_parts();
     parts.method = method;
     parts.uri = uri.parse().map_err(|error| format!("the URL cannot be made: {error}"))?;

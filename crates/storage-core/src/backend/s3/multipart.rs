@@ -141,7 +141,7 @@ impl Inner {
                     .content_type(&headers.content_type)
                     .set_metadata(headers.metadata())
                     .set_tagging(headers.tagging.clone());
-                let request = if self.features.sends_checksums {
+                let request = if self.features().sends_checksums {
                     request
                         .checksum_algorithm(ChecksumAlgorithm::Sha256)
                         .checksum_type(ChecksumType::Composite)
@@ -172,7 +172,7 @@ impl Inner {
             of: Of::Part { upload, number },
             bytes: &bytes,
             payload: digest,
-            checksum: self.features.sends_checksums.then_some(digest),
+            checksum: self.features().sends_checksums.then_some(digest),
         };
         let etag = self.carry(Request::write(op), put).await?;
         etag.ok_or_else(|| self.fail(ErrorKind::Other, op).with_message("the server named no part"))
@@ -190,7 +190,7 @@ impl Inner {
         let request = Request::write(op).with_when(when);
         let (if_match, if_none_match) = conditions(when);
         let completed = parts.iter().map(|part| {
-            let checksum = part.digest.filter(|_| self.features.sends_checksums).map(Digest::to_base64);
+            let checksum = part.digest.filter(|_| self.features().sends_checksums).map(Digest::to_base64);
             CompletedPart::builder()
                 .part_number(part_number(part.number))
                 .e_tag(&part.token)
@@ -427,7 +427,7 @@ impl Inner {
 
     fn receipt(&self, file: FileMetadata, all_parts_hashed: bool, digest: Option<Digest>) -> Receipt {
         let verified =
-            if self.features.part_sha256 && all_parts_hashed { Verified::Backend } else { Verified::No };
+            if self.features().part_sha256 && all_parts_hashed { Verified::Backend } else { Verified::No };
         Receipt::new(file, digest, verified)
     }
 
@@ -438,7 +438,6 @@ impl Inner {
         options: UploadOptions,
     ) -> Result<UploadTicket> {
         let op = Op::BeginUpload;
-        self.writable(op)?;
         let key = self.key(id, op)?;
         let limits = PartLimits::S3;
         if part_size < limits.min_part_size || part_size > limits.max_part_size {
@@ -460,7 +459,6 @@ impl Inner {
         digest: Digest,
     ) -> Result<PartReceipt> {
         let op = Op::PutPart;
-        self.writable(op)?;
         if number.get() > PartLimits::S3.max_parts {
             return Err(self.fail(ErrorKind::InvalidInput, op).with_message(format!("part number {number}")));
         }
@@ -541,7 +539,6 @@ impl Inner {
         finish: FinishOptions,
     ) -> Result<Receipt> {
         let op = Op::FinishUpload;
-        self.writable(op)?;
         self.honours(&finish.when, op)?;
         let mut parts = parts.to_vec();
         parts.sort_by_key(|part| part.number);
@@ -555,7 +552,6 @@ impl Inner {
     }
 
     pub(super) async fn abandon(&self, ticket: &UploadTicket) -> Result<()> {
-        self.writable(Op::AbandonUpload)?;
         self.abort(Op::AbandonUpload, &self.any_key(&ticket.id), &ticket.upload).await
     }
 

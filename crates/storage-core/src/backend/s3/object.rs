@@ -120,7 +120,6 @@ impl Inner {
         body: Body,
         options: UploadOptions,
     ) -> Result<Receipt> {
-        self.writable(Op::Upload)?;
         let key = self.key(id, Op::Upload)?;
         self.honours(&options.when, Op::Upload)?;
         let part_size = PartLimits::S3
@@ -148,7 +147,7 @@ impl Inner {
         let digest = match (known, options.digest) {
             (Some(known), _) => known,
             // The server compares the bytes with it.
-            (None, Some(expected)) if self.features.put_sha256 => expected,
+            (None, Some(expected)) if self.features().put_sha256 => expected,
             (None, _) => sha256(bytes.clone()).await,
         };
         if let Some(expected) = options.digest
@@ -169,7 +168,7 @@ impl Inner {
         file.tags = options.tags;
         file.digest = Some(digest);
         file.version = answer.as_deref().map(version);
-        let verified = if self.features.put_sha256 { Verified::Backend } else { Verified::No };
+        let verified = if self.features().put_sha256 { Verified::Backend } else { Verified::No };
         Ok(Receipt::new(file, Some(digest), verified))
     }
 
@@ -191,7 +190,7 @@ impl Inner {
             of: Of::Object { headers, when },
             bytes: &bytes,
             payload,
-            checksum: self.features.sends_checksums.then_some(checksum),
+            checksum: self.features().sends_checksums.then_some(checksum),
         };
         self.carry(Request::write(op).with_when(when), put).await
     }
@@ -204,6 +203,15 @@ impl Inner {
             .map_err(|(failure, effect)| self.clients.error(failure, request, effect))
     }
 
+    async fn facts(&self, key: &str, op: Op) -> Result<Facts> {
+        let request = Request::read(op);
+        self.clients
+            .each(request, |endpoint| self.carrier.head(endpoint, key))
+            .await
+            .map_err(|(failure, effect)| self.clients.error(failure, request, effect))
+    }
+
+    /// Asks for all that the server says, for what goes on to another object.
     pub(super) async fn head(&self, key: &str, op: Op) -> Result<HeadObjectOutput> {
         self.clients
             .call(Request::read(op), |client| {
@@ -218,7 +226,10 @@ impl Inner {
     }
 
     pub(super) fn file_of(&self, id: &FileId, head: &HeadObjectOutput, op: Op) -> Result<FileMetadata> {
-        let facts = Facts::from(head);
+        self.file_with(id, Facts::from(head), op)
+    }
+
+    fn file_with(&self, id: &FileId, facts: Facts, op: Op) -> Result<FileMetadata> {
         let size = self.size(facts.size, op)?;
         Ok(facts.file(id, size))
     }
@@ -237,10 +248,10 @@ impl Inner {
     /// Asks for everything that is known of an object.
     pub(super) async fn stored(&self, id: &FileId, key: &str, op: Op) -> Result<FileMetadata> {
         if !self.config.object_tags {
-            return self.file_of(id, &self.head(key, op).await?, op);
+            return self.file_with(id, self.facts(key, op).await?, op);
         }
-        let (head, tags) = futures::future::join(self.head(key, op), self.object_tags(key, op)).await;
-        let mut file = self.file_of(id, &head?, op)?;
+        let (facts, tags) = futures::future::join(self.facts(key, op), self.object_tags(key, op)).await;
+        let mut file = self.file_with(id, facts?, op)?;
         file.tags.extend(tags?);
         Ok(file)
     }
@@ -358,7 +369,6 @@ impl Inner {
 
     pub(super) async fn delete(&self, id: &FileId, when: Precondition) -> Result<bool> {
         let op = Op::Delete;
-        self.writable(op)?;
         let key = self.key(id, op)?;
         match &when {
             Precondition::None => {}
@@ -367,7 +377,7 @@ impl Inner {
                     .fail(ErrorKind::InvalidInput, op)
                     .with_message("nothing can be deleted that is absent"));
             }
-            Precondition::Version(_) if !self.features.delete => {
+            Precondition::Version(_) if !self.features().delete => {
                 return Err(self.fail(ErrorKind::Unsupported, op).with_message(
                     "the server does not honour If-Match on DELETE, so the version would be ignored",
                 ));

@@ -182,6 +182,42 @@ async fn what_is_asked_for_is_what_the_sdk_asks_for_and_what_is_understood_too()
     assert_eq!(count, 18);
 }
 
+#[tokio::test]
+async fn a_head_is_what_the_sdk_asks_for_and_is_understood_too() {
+    let found = FOUND.strip_suffix("hello").unwrap();
+    let (endpoint, mut seen) = server(found).await;
+    let (sdk, direct) = carriers(&endpoint).await;
+    for key in ["a", "p/a b+c%d/\u{e9}\u{65e5}/~x_-.'()*!&=?#;:@,$[]|\\^`\"<>{}", "deep/er/..x/.y"] {
+        let (theirs, ours) = (sdk.head(0, key).await.unwrap(), direct.head(0, key).await.unwrap());
+        assert_eq!(ours, theirs);
+        assert!(ours.etag.is_some() && ours.size == Some(5), "{ours:?}");
+        let theirs = seen.recv().await.unwrap().without_own();
+        let ours = seen.recv().await.unwrap().without_own();
+        assert!(ours.0.line.starts_with("HEAD "), "{ours:?}");
+        assert_eq!(ours, theirs);
+    }
+}
+
+/// There is no text that would say more than the status.
+#[tokio::test]
+async fn a_refused_head_means_what_the_sdk_says_it_means() {
+    use crate::backend::s3::error::Request;
+    for (answer, kind) in [
+        ("HTTP/1.1 404 Not Found\r\nContent-Length: 99\r\n\r\n", ErrorKind::NotFound),
+        ("HTTP/1.1 403 Forbidden\r\n\r\n", ErrorKind::Denied),
+        ("HTTP/1.1 503 Slow Down\r\nContent-Length: 99\r\n\r\n", ErrorKind::Unavailable),
+        ("HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n", ErrorKind::Unavailable),
+    ] {
+        let (endpoint, _seen) = server(answer).await;
+        let (sdk, direct) = carriers(&endpoint).await;
+        let request = Request::read(Op::Metadata);
+        let (theirs, ours) = (sdk.head(0, "a").await.unwrap_err(), direct.head(0, "a").await.unwrap_err());
+        let [theirs, ours] = [theirs, ours].map(|failure| sdk.clients.error(failure, request, Effect::None));
+        assert_eq!((ours.kind(), ours.retry()), (theirs.kind(), theirs.retry()), "{answer}");
+        assert_eq!(ours.kind(), kind, "{answer}");
+    }
+}
+
 /// A body that ends before its time is no body, and one that moves no more is not waited for.
 #[tokio::test]
 async fn a_body_that_breaks_off_is_an_error() {

@@ -8,6 +8,7 @@ mod damage;
 mod filters;
 mod kills;
 mod names;
+mod packaging;
 mod refusals;
 mod reports;
 mod restore;

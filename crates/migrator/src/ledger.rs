@@ -326,6 +326,11 @@ impl Outcome {
             Self::Kept => "kept",
         }
     }
+
+    /// Tells whether something was to be done and was not: a file not copied, not seen, not removed.
+    pub const fn is_left_undone(self) -> bool {
+        matches!(self, Self::Failed | Self::Unseen | Self::NotDeleted)
+    }
 }
 
 /// A line of a run's journal. A later one for the same subject in the same run replaces it.
@@ -606,8 +611,8 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
     /// Returns a run, or the latest.
     async fn run(&self, run: Option<RunId>) -> Result<Option<RunRecord>>;
 
-    /// Returns the latest runs, latest first.
-    async fn runs(&self, limit: u32) -> Result<Vec<RunRecord>>;
+    /// Returns the latest runs, or the latest of those that began before a time, latest first.
+    async fn runs(&self, limit: u32, before: Option<Timestamp>) -> Result<Vec<RunRecord>>;
 
     /// Makes changes durable, in order, and answers for each. All of one call become durable together or not
     /// at all; calls made at the same time share one commit. A call that is dropped may have taken effect.
@@ -634,6 +639,10 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
 
     /// Yields a run's journal in ascending byte order of subjects.
     fn outcomes(&self, run: RunId) -> BoxStream<'static, Result<OutcomeRecord>>;
+
+    /// Yields the lines of a run's journal that say [`Outcome::is_left_undone`], in ascending byte order of subjects. The
+    /// others are not read into memory.
+    fn left_undone(&self, run: RunId) -> BoxStream<'static, Result<OutcomeRecord>>;
 
     /// Counts a run's journal.
     async fn outcome_counts(&self, run: RunId) -> Result<BTreeMap<Outcome, Count>>;

@@ -252,28 +252,34 @@ impl<'a, 'i> Table<'a, 'i> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn parsed(text: &str) -> Result<Config, ConfigError> {
+    /// Parses a configuration file that lies where packages have it.
+    pub(in crate::config) fn parsed(text: &str) -> Result<Config, ConfigError> {
         parse(text, Path::new("/etc/migrator/config.toml"))
     }
 
-    fn refused(text: &str) -> String {
+    /// Returns the refusal of a configuration file, and its hint.
+    pub(in crate::config) fn refused(text: &str) -> String {
         let error = parsed(text).unwrap_err();
         format!("{error} | {}", error.hint.as_deref().unwrap_or_default())
     }
 
-    #[test]
-    fn reads_what_the_documentation_shows() {
-        let text: String = include_str!("../config.rs")
+    /// Returns the configuration file that the head of a source file shows.
+    pub(in crate::config) fn documented(source: &str) -> String {
+        source
             .lines()
             .skip_while(|line| !line.contains("```toml"))
             .skip(1)
             .take_while(|line| !line.contains("```"))
             .map(|line| format!("{}\n", line.trim_start_matches("//!")))
-            .collect();
-        let config = parsed(&text).unwrap();
+            .collect()
+    }
+
+    #[test]
+    fn reads_what_the_documentation_shows() {
+        let config = parsed(&documented(include_str!("../config.rs"))).unwrap();
         assert_eq!(config.settings.concurrency.unwrap().get(), 16);
         assert_eq!(config.settings.part_size.unwrap().get(), 32 << 20);
         assert_eq!(config.settings.bandwidth.unwrap().get(), 50 << 20);

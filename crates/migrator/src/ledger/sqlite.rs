@@ -27,6 +27,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
+use jiff::Timestamp;
 use rusqlite::Connection;
 use storage_core::checksum::Digest;
 use storage_core::id::FileId;
@@ -225,8 +226,8 @@ impl Ledger for SqliteLedger {
         self.readers.run(run).await
     }
 
-    async fn runs(&self, limit: u32) -> Result<Vec<RunRecord>> {
-        self.readers.runs(limit).await
+    async fn runs(&self, limit: u32, before: Option<Timestamp>) -> Result<Vec<RunRecord>> {
+        self.readers.runs(limit, before).await
     }
 
     async fn record(&self, run: RunId, changes: Vec<Change>) -> Result<Vec<Recorded>> {
@@ -255,7 +256,11 @@ impl Ledger for SqliteLedger {
     }
 
     fn outcomes(&self, run: RunId) -> BoxStream<'static, Result<OutcomeRecord>> {
-        self.readers.outcomes(run)
+        self.readers.outcomes(run, sql::OUTCOMES_PAGE)
+    }
+
+    fn left_undone(&self, run: RunId) -> BoxStream<'static, Result<OutcomeRecord>> {
+        self.readers.outcomes(run, sql::LEFT_UNDONE_PAGE)
     }
 
     async fn outcome_counts(&self, run: RunId) -> Result<BTreeMap<Outcome, Count>> {

@@ -38,6 +38,7 @@ statements! {
     HISTORY = "history";
     INTEND = "intend";
     JOURNAL = "journal";
+    LEFT_UNDONE_PAGE = "left_undone_page";
     ORPHANS = "orphans";
     ORPHAN_FORGET = "orphan_forget";
     ORPHAN_UPLOAD = "orphan_upload";

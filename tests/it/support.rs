@@ -469,7 +469,7 @@ fn text(value: &Value) -> String {
 }
 
 /// Finds a Python with boto3; where there is none, the test is reported as skipped.
-fn judge() -> Option<PathBuf> {
+pub(crate) fn judge() -> Option<PathBuf> {
     let python = tools::cache_dir().join("venv/bin/python3");
     if python.exists() {
         return Some(python);

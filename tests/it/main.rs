@@ -3,10 +3,13 @@
 #![allow(clippy::disallowed_methods, reason = "tests make and change files")]
 
 mod audit;
+mod behaviour;
 mod daemon;
 mod damage;
+mod faults;
 mod filters;
 mod kills;
+mod ledger;
 mod names;
 mod packaging;
 mod refusals;

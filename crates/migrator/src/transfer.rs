@@ -279,6 +279,13 @@ impl Mover {
                 journal.ended(&ticket).await.map_err(TransferError::Journal)?;
                 Err(TransferError::Target(error))
             }
+            // A part is stored that is not what was sent, and nobody knows which: going on with them would end here again.
+            Err(TransferError::Target(error))
+                if error.kind() == ErrorKind::Integrity && error.op() == Op::FinishUpload =>
+            {
+                self.discard(&ticket, journal).await?;
+                Err(TransferError::Target(error))
+            }
             Err(error) => Err(error),
         }
     }

@@ -236,6 +236,8 @@ impl Failure {
             (408, _) => (ErrorKind::Timeout, None),
             (500 | 502 | 503 | 504, _) => (ErrorKind::Unavailable, None),
             (400 | 416, _) => (ErrorKind::InvalidInput, None),
+            // A success whose answer broke off.
+            (200..=299, _) if self.code.is_none() => (ErrorKind::Unavailable, None),
             _ => (ErrorKind::Other, None),
         }
     }

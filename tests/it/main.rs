@@ -11,5 +11,6 @@ mod names;
 mod refusals;
 mod reports;
 mod restore;
+mod storing;
 mod support;
 mod traps;

@@ -15,5 +15,6 @@ mod packaging;
 mod refusals;
 mod reports;
 mod restore;
+mod storing;
 mod support;
 mod traps;

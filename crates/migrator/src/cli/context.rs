@@ -12,7 +12,7 @@ use storage_core::backend::local::{Durability, LocalConfig, LocalStorage};
 use storage_core::backend::s3::S3Config;
 use storage_core::error::{Error, ErrorKind, Op};
 use storage_core::id::FileId;
-use storage_core::layer::limit::LimitConfig;
+use storage_core::layer::limit::{Bound, LimitConfig};
 use storage_core::stack::{self, BackendConfig, LayersConfig, StackConfig};
 use storage_core::storage::{Access, Capabilities, FileStorage};
 
@@ -21,6 +21,7 @@ use crate::cli::args::Kept;
 use crate::cli::endpoint::Endpoint;
 use crate::cli::output::Output;
 use crate::cli::place::{AwsEnv, Place, check_apart, ledger_name, resolve_missing};
+use crate::cli::storing::{encryption, stored};
 use crate::config::env::Env;
 use crate::config::{Config, Settings};
 use crate::failure::{Exit, Failure, Side};
@@ -67,6 +68,8 @@ impl Migration {
 pub(super) struct Opened {
     /// With its layers.
     pub storage: Arc<dyn FileStorage>,
+    /// How many requests it may be sent at a time, where that follows what it can take.
+    pub bound: Option<Bound>,
     server: Option<RunningServer>,
 }
 
@@ -104,8 +107,8 @@ impl Context {
         pair: &args::Pair,
         report: Option<&Path>,
     ) -> Result<(Migration, Option<PathBuf>), Failure> {
-        let source = self.place(&pair.source, Side::Source)?;
-        let target = self.place(&pair.target, Side::Target)?;
+        let source = stored(self.place(&pair.source, Side::Source)?, Side::Source, &pair.storing)?;
+        let target = stored(self.place(&pair.target, Side::Target)?, Side::Target, &pair.storing)?;
         let ledger = match &pair.ledger {
             Some(path) => resolved(path, "ledger")?,
             None => self.default_ledger(&source, &target)?,
@@ -120,8 +123,8 @@ impl Context {
     /// # Errors
     /// As for [`migration`](Self::migration).
     pub(super) fn without_source(&self, pair: &args::Pair) -> Result<Migration, Failure> {
-        let source = self.place(&pair.source, Side::Target)?;
-        let target = self.place(&pair.target, Side::Target)?;
+        let source = stored(self.place(&pair.source, Side::Target)?, Side::Source, &pair.storing)?;
+        let target = stored(self.place(&pair.target, Side::Target)?, Side::Target, &pair.storing)?;
         let ledger = match &pair.ledger {
             Some(path) => resolved(path, "ledger")?,
             None => self.default_ledger(&source, &target)?,
@@ -185,19 +188,24 @@ impl Context {
     /// # Errors
     /// It cannot be used.
     pub(super) async fn open(&self, place: &Place, side: Side, access: Access) -> Result<Opened, Failure> {
-        self.open_place(place, side, access, None).await.map_err(|error| Failure::storage(side, &error))
+        self.open_place(place, side, access, None, None).await.map_err(|error| Failure::storage(side, &error))
     }
 
-    /// Opens a target that may be written to. What the ledger remembers of it is asked again by the first write, so
-    /// that a run with nothing to do asks for nothing.
+    /// Opens a target to write to. A server is sent at most `at_most` requests at a time, and fewer while it says that
+    /// it is too many. What the ledger remembers of it is asked again by the first write, so that a run with nothing to
+    /// do asks for nothing.
     ///
     /// # Errors
     /// It cannot be used; the ledger cannot be read.
-    pub(super) async fn open_target(&self, place: &Place, ledger: &dyn Ledger) -> Result<Opened, Failure> {
+    pub(super) async fn open_target(
+        &self,
+        place: &Place,
+        ledger: &dyn Ledger,
+        at_most: NonZeroU32,
+    ) -> Result<Opened, Failure> {
         let remembered = ledger.target_capabilities().await?;
-        self.open_place(place, Side::Target, Access::ReadWrite, remembered)
-            .await
-            .map_err(|error| Failure::storage(Side::Target, &error))
+        let opened = self.open_place(place, Side::Target, Access::ReadWrite, remembered, Some(at_most)).await;
+        opened.map_err(|error| Failure::storage(Side::Target, &error))
     }
 
     /// Opens a target that is looked at only, and finds out what it can do.
@@ -209,7 +217,7 @@ impl Context {
     /// It cannot be used.
     pub(super) async fn open_to_ask(&self, place: &Place) -> Result<Opened, Failure> {
         if matches!(place, Place::S3(_) | Place::Embedded { .. }) {
-            match self.open_place(place, Side::Target, Access::ReadWrite, None).await {
+            match self.open_place(place, Side::Target, Access::ReadWrite, None, None).await {
                 Err(error) if error.kind() == ErrorKind::Denied => {
                     tracing::warn!(%error, "what the target can do is not known: it may not be written to");
                 }
@@ -225,6 +233,7 @@ impl Context {
         side: Side,
         access: Access,
         remembered: Option<Capabilities>,
+        at_most: Option<NonZeroU32>,
     ) -> Result<Opened, Error> {
         let name = side.to_string();
         match place {
@@ -241,7 +250,7 @@ impl Context {
                 // of them on a cold disk takes minutes.
                 layers.timeout = layers.timeout.with_stall(LISTING_STALL);
                 let config = StackConfig::new(BackendConfig::Local(config)).with_layers(layers);
-                Ok(Opened { storage: stack::build(config).await?, server: None })
+                Ok(Opened { storage: stack::build(config).await?, bound: None, server: None })
             }
             Place::S3(s3) => {
                 let mut config =
@@ -261,7 +270,17 @@ impl Context {
                 if let Some(path_style) = s3.path_style {
                     config = config.with_path_style(path_style);
                 }
-                Ok(Opened { storage: self.build(BackendConfig::S3(config)).await?, server: None })
+                if let Some(class) = &s3.storage_class {
+                    config = config.with_storage_class(class);
+                }
+                if let Some(sse) = &s3.sse {
+                    config = config.with_encryption(encryption(sse)?);
+                }
+                if s3.customer_key_over_http {
+                    config = config.with_customer_key_over_http();
+                }
+                let (storage, bound) = self.build(BackendConfig::S3(config), at_most).await?;
+                Ok(Opened { storage, bound, server: None })
             }
             Place::Embedded { path } => {
                 let config = LocalConfig::new(path).with_name("embedded").with_create_root();
@@ -284,14 +303,23 @@ impl Context {
                 if let Some(remembered) = remembered {
                     config = config.with_remembered(remembered);
                 }
-                let storage = self.build(BackendConfig::S3(config)).await?;
-                Ok(Opened { storage, server: Some(server) })
+                let (storage, bound) = self.build(BackendConfig::S3(config), at_most).await?;
+                Ok(Opened { storage, bound, server: Some(server) })
             }
         }
     }
 
-    async fn build(&self, backend: BackendConfig) -> Result<Arc<dyn FileStorage>, Error> {
-        stack::build(StackConfig::new(backend).with_layers(self.layers())).await
+    async fn build(
+        &self,
+        backend: BackendConfig,
+        at_most: Option<NonZeroU32>,
+    ) -> Result<(Arc<dyn FileStorage>, Option<Bound>), Error> {
+        let mut layers = self.layers();
+        if let Some(at_most) = at_most {
+            layers.limit = LimitConfig::default().with_concurrency(at_most).with_adaptive(true);
+        }
+        let (storage, bound) = stack::build_with_bound(StackConfig::new(backend).with_layers(layers)).await?;
+        Ok((storage, bound.filter(|_| at_most.is_some())))
     }
 
     fn layers(&self) -> LayersConfig {
@@ -306,7 +334,7 @@ impl Context {
         let mut settings = self.config.settings.clone();
         if let Some(pace) = pace {
             settings.concurrency = pace.concurrency.or(settings.concurrency);
-            settings.bandwidth = pace.bandwidth.or(settings.bandwidth);
+            settings.bandwidth = pace.bandwidth.clone().or(settings.bandwidth);
         }
         if !which.include.is_empty() {
             settings.include.clone_from(&which.include);

@@ -9,11 +9,13 @@ use crate::cli::args::VerifyMode;
 use crate::cli::context::{Context, filter, preserve, shown};
 use crate::cli::place::Place;
 use crate::cli::run::{Drive, close, latest, outcome, prepare_report};
+use crate::cli::storing;
 use crate::cli::watch::{Style, Watch, progress};
 use crate::engine::{self, CopyOptions, Job, Removal, SyncOptions, VerifyOptions};
 use crate::failure::{Exit, Failure, Side};
 use crate::ledger::Ledger;
 use crate::ledger::sqlite::OpenMode;
+use crate::rules::{Given, Rules};
 
 /// Copies what is new or changed.
 ///
@@ -50,10 +52,6 @@ pub(super) async fn carry_out(
     prepare_report(report.as_deref())?;
     let source = context.open(&migration.source, Side::Source, Access::ReadOnly).await?;
     let source = source.preserving(&migration.source, Side::Source, kept)?;
-    let target = context.open_target(&migration.target, &*ledger).await?;
-    let server = Arc::clone(&target.storage);
-    let target = target.preserving(&migration.target, Side::Target, kept)?;
-
     let mut options = match &migration.target {
         Place::Directory { .. } => CopyOptions::into_a_directory(),
         _ => CopyOptions::default(),
@@ -61,8 +59,21 @@ pub(super) async fn carry_out(
     if let Some(concurrency) = settings.concurrency {
         options = options.with_concurrency(concurrency);
     }
+    let target = context.open_target(&migration.target, &*ledger, options.concurrency).await?;
+    let server = Arc::clone(&target.storage);
+    let target = target.preserving(&migration.target, Side::Target, kept)?;
+
     options.part_size = args.part_size.or(settings.part_size).unwrap_or(options.part_size);
-    options.bandwidth = settings.bandwidth;
+    options.bandwidth.clone_from(&settings.bandwidth);
+    options.order = args.order;
+    let given: Vec<Given> = [&args.content_type, &args.tag, &args.metadata, &settings.rules]
+        .into_iter()
+        .flatten()
+        .cloned()
+        .collect();
+    options.rules = Rules::new(&given).map_err(|error| {
+        Failure::new(Exit::Usage, error.to_string()).with_hint("see `migrator help copy`, or [[rules]]")
+    })?;
     options.allow_empty_source = args.allow_empty_source;
     options.compare = args.verify != VerifyMode::None;
     let mut job = Job::new(Arc::clone(&source.storage), Arc::clone(&target.storage), ledger);
@@ -70,7 +81,11 @@ pub(super) async fn carry_out(
     // Asked of what was opened: nothing can be mounted there meanwhile without the storage noticing.
     job.source_place = migration.source.file_system();
     job.progress = drive.progress;
+    if let Some(bound) = target.bound.clone() {
+        job.progress.watch_limit(move || if bound.now() < bound.cap() { bound.now() } else { 0 });
+    }
     job.settings = shown(&settings);
+    job.settings.extend(storing::shown(&migration.target));
     job.settings.extend(kept.any().then(|| ("preserve".to_owned(), kept.to_string())));
     job.stop = drive.stop;
     job.only = drive.only;

@@ -20,6 +20,7 @@ mod client;
 mod config;
 mod copy;
 mod direct;
+mod encryption;
 mod error;
 mod facts;
 mod list;
@@ -38,10 +39,12 @@ use futures::stream::BoxStream;
 use tokio::sync::{OnceCell, Semaphore};
 
 pub use self::config::S3Config;
+pub use self::encryption::{CustomerKey, Encryption};
 
 use self::capabilities::Features;
 use self::carrier::{Carrier, Fastest, Sdk};
 use self::client::Clients;
+use self::encryption::Storing;
 use self::error::Request;
 use crate::body::Body;
 use crate::checksum::Digest;
@@ -89,6 +92,8 @@ struct Inner {
     /// As found.
     asked: Arc<OnceCell<Features>>,
     part_permits: Arc<Semaphore>,
+    /// What every object is stored with.
+    storing: Arc<Storing>,
     /// Objects greater than this are copied in parts.
     copy_limit: u64,
 }
@@ -108,7 +113,8 @@ impl S3Storage {
     /// - [`Unauthenticated`](ErrorKind::Unauthenticated): there are no credentials, or the server does not know
     ///   them.
     /// - [`Denied`](ErrorKind::Denied): the caller may not write beneath the prefix.
-    /// - [`Unsupported`](ErrorKind::Unsupported): [`S3Config::object_tags`] is set and the server keeps none.
+    /// - [`Unsupported`](ErrorKind::Unsupported): [`S3Config::object_tags`] is set and the server keeps none; it does
+    ///   not store as [`S3Config::storage_class`] or [`S3Config::encryption`] say.
     /// - [`Unavailable`](ErrorKind::Unavailable): no endpoint can be reached.
     pub async fn connect(config: S3Config) -> Result<Self> {
         let read_only = config.access == Access::ReadOnly;
@@ -191,6 +197,10 @@ impl Inner {
             assumed,
             asked: Arc::default(),
             part_permits: Arc::new(Semaphore::new(config.parts_in_flight)),
+            storing: Arc::new(Storing {
+                class: config.storage_class.clone(),
+                encryption: config.encryption.clone(),
+            }),
             copy_limit: MAX_COPY,
             config,
         })
@@ -205,6 +215,7 @@ impl Inner {
             assumed: self.assumed,
             asked: Arc::clone(&self.asked),
             part_permits: Arc::clone(&self.part_permits),
+            storing: Arc::clone(&self.storing),
             copy_limit: self.copy_limit,
         }
     }

@@ -264,27 +264,38 @@ impl<'a> MakeWriter<'a> for Captured {
     }
 }
 
+/// Does `work` with everything logged, and returns the log.
+pub(crate) async fn captured<T>(work: impl Future<Output = T>) -> (String, T) {
+    let log = Captured::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(log.clone())
+        .with_ansi(false)
+        .finish();
+    let guard = tracing::subscriber::set_default(subscriber);
+    let done = work.await;
+    drop(guard);
+    let seen = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
+    (seen, done)
+}
+
 /// Two libraries had a CVE for this: a secret in a retry's log line, and in the Debug of the credentials.
 #[tokio::test]
 async fn no_secret_is_logged_even_at_trace() {
     let Some(server) = shared::garage() else { return };
-    let captured = Captured::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(captured.clone())
-        .with_ansi(false)
-        .finish();
-    let guard = tracing::subscriber::set_default(subscriber);
     let mut config = config(&server);
     config.endpoints.insert(0, dead_endpoint());
-    let storage = connect(&config).await;
-    storage.upload_bytes(&id("a"), "x".into()).await.unwrap();
-    storage.download(&id("a"), DownloadOptions::default()).await.unwrap().bytes().await.unwrap();
-    let url = storage.presigned_url(&id("a"), PresignRequest::get(Duration::from_secs(60))).await.unwrap();
-    let wrong = config.clone().with_static_credentials(&server.access_key, format!("{}0", server.secret_key));
-    let error = refused(wrong).await;
-    drop(guard);
-    let mut seen = String::from_utf8_lossy(&captured.0.lock().unwrap()).into_owned();
+    let (mut seen, (storage, url, error)) = captured(Box::pin(async {
+        let storage = connect(&config).await;
+        storage.upload_bytes(&id("a"), "x".into()).await.unwrap();
+        storage.download(&id("a"), DownloadOptions::default()).await.unwrap().bytes().await.unwrap();
+        let asked = PresignRequest::get(Duration::from_secs(60));
+        let url = storage.presigned_url(&id("a"), asked).await.unwrap();
+        let secret = format!("{}0", server.secret_key);
+        let wrong = config.clone().with_static_credentials(&server.access_key, secret);
+        (storage, url, refused(wrong).await)
+    }))
+    .await;
     assert!(seen.contains("TRACE"), "nothing was captured");
     seen.push_str(&format!("{config:?} {storage:?} {error} {error:?} {url:?}"));
     assert!(!seen.contains(&server.secret_key), "the secret was logged");

@@ -19,6 +19,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 
 use super::carrier::{Of, Put};
+use super::encryption::Protection;
 use super::error::Request;
 use super::facts::{time, version};
 use super::list::decode_key;
@@ -140,7 +141,13 @@ impl Inner {
                     .key(key)
                     .content_type(&headers.content_type)
                     .set_metadata(headers.metadata())
-                    .set_tagging(headers.tagging.clone());
+                    .set_tagging(headers.tagging.clone())
+                    .set_storage_class(headers.storing.sdk_class())
+                    .set_server_side_encryption(headers.storing.sdk_encryption())
+                    .set_ssekms_key_id(headers.storing.kms_key().map(str::to_owned))
+                    .set_sse_customer_algorithm(headers.storing.algorithm())
+                    .set_sse_customer_key(headers.storing.key())
+                    .set_sse_customer_key_md5(headers.storing.md5());
                 let request = if self.features().sends_checksums {
                     request
                         .checksum_algorithm(ChecksumAlgorithm::Sha256)
@@ -151,10 +158,23 @@ impl Inner {
                 request.send()
             })
             .await?;
-        answer
+        let protection = Protection::new(
+            answer.server_side_encryption(),
+            answer.ssekms_key_id(),
+            answer.sse_customer_key_md5(),
+        );
+        let upload = answer
             .upload_id
             .filter(|upload| !upload.is_empty())
-            .ok_or_else(|| self.fail(ErrorKind::Other, op).with_message("the server named no upload"))
+            .ok_or_else(|| self.fail(ErrorKind::Other, op).with_message("the server named no upload"))?;
+        // Before a byte moves.
+        if let Err(error) = headers.storing.check(&protection, op, Effect::None) {
+            if let Err(error) = self.abort(op, key, &upload).await {
+                tracing::warn!(storage = %self.config.name, key, %error, "an upload stays open");
+            }
+            return Err(self.ours(error));
+        }
+        Ok(upload)
     }
 
     /// Sends one part and returns its ETag. The digest is the signature's payload hash and the checksum header.
@@ -173,9 +193,10 @@ impl Inner {
             bytes: &bytes,
             payload: digest,
             checksum: self.features().sends_checksums.then_some(digest),
+            customer: self.storing.customer(),
         };
-        let etag = self.carry(Request::write(op), put).await?;
-        etag.ok_or_else(|| self.fail(ErrorKind::Other, op).with_message("the server named no part"))
+        let stored = self.carry(Request::write(op), put).await?;
+        stored.etag.ok_or_else(|| self.fail(ErrorKind::Other, op).with_message("the server named no part"))
     }
 
     /// Completes an upload. An error inside a 200 is an error here.
@@ -208,6 +229,9 @@ impl Inner {
                     .upload_id(upload)
                     .set_if_match(if_match.clone())
                     .set_if_none_match(if_none_match.clone())
+                    .set_sse_customer_algorithm(self.storing.algorithm())
+                    .set_sse_customer_key(self.storing.key())
+                    .set_sse_customer_key_md5(self.storing.md5())
                     .multipart_upload(completed.clone())
                     .send()
             })
@@ -499,6 +523,9 @@ impl Inner {
                     .upload_id(&ticket.upload)
                     .max_parts(most)
                     .set_part_number_marker(marker.map(str::to_owned))
+                    .set_sse_customer_algorithm(self.storing.algorithm())
+                    .set_sse_customer_key(self.storing.key())
+                    .set_sse_customer_key_md5(self.storing.md5())
                     .send()
             })
             .await

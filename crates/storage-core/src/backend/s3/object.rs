@@ -10,13 +10,14 @@ use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::attributes::{self, Attributes, HEADER_PREFIX};
-use super::carrier::{BoxError, Get, Got, Of, Put, RawBody};
+use super::carrier::{BoxError, Get, Got, Head, Of, Put, RawBody, Stored};
+use super::encryption::Storing;
 use super::error::{Request, innermost};
 use super::facts::{Facts, version};
 use super::{Inner, conditions};
 use crate::body::{Body, ByteStream};
 use crate::checksum::{Digest, Mismatch, VerifyingStream};
-use crate::error::{Error, ErrorKind, Op, Result};
+use crate::error::{Effect, Error, ErrorKind, Op, Result};
 use crate::id::FileId;
 use crate::metadata::{FileMetadata, Tags, guess_content_type};
 use crate::storage::{
@@ -71,6 +72,7 @@ pub(super) struct Headers {
     pub(super) metadata: BTreeMap<String, String>,
     /// The `x-amz-tagging` header, where tags are object tags.
     pub(super) tagging: Option<String>,
+    pub(super) storing: Arc<Storing>,
 }
 
 impl Headers {
@@ -111,7 +113,7 @@ impl Inner {
         let content_type = options.content_type.clone().unwrap_or_else(|| {
             guess_content_type(options.file_name.as_deref().unwrap_or_else(|| id.file_name()))
         });
-        Ok(Headers { content_type, metadata, tagging })
+        Ok(Headers { content_type, metadata, tagging, storing: Arc::clone(&self.storing) })
     }
 
     pub(super) async fn upload(
@@ -191,12 +193,20 @@ impl Inner {
             bytes: &bytes,
             payload,
             checksum: self.features().sends_checksums.then_some(checksum),
+            customer: self.storing.customer(),
         };
-        self.carry(Request::write(op).with_when(when), put).await
+        let stored = self.carry(Request::write(op).with_when(when), put).await?;
+        self.storing.check(&stored.protection, op, Effect::Applied).map_err(|error| self.ours(error))?;
+        Ok(stored.etag)
     }
 
-    /// Sends a PUT, to the next endpoint where one cannot be reached, and returns the ETag.
-    pub(super) async fn carry(&self, request: Request<'_>, put: Put<'_>) -> Result<Option<String>> {
+    /// Names the storage in an error that knows no storage.
+    pub(super) fn ours(&self, error: Error) -> Error {
+        error.with_storage(&self.config.name)
+    }
+
+    /// Sends a PUT, to the next endpoint where one cannot be reached.
+    pub(super) async fn carry(&self, request: Request<'_>, put: Put<'_>) -> Result<Stored> {
         self.clients
             .each(request, |endpoint| self.carrier.put(endpoint, put))
             .await
@@ -205,8 +215,9 @@ impl Inner {
 
     async fn facts(&self, key: &str, op: Op) -> Result<Facts> {
         let request = Request::read(op);
+        let head = Head { key, customer: self.storing.customer() };
         self.clients
-            .each(request, |endpoint| self.carrier.head(endpoint, key))
+            .each(request, |endpoint| self.carrier.head(endpoint, head))
             .await
             .map_err(|(failure, effect)| self.clients.error(failure, request, effect))
     }
@@ -220,6 +231,9 @@ impl Inner {
                     .bucket(&self.config.bucket)
                     .key(key)
                     .checksum_mode(ChecksumMode::Enabled)
+                    .set_sse_customer_algorithm(self.storing.algorithm())
+                    .set_sse_customer_key(self.storing.key())
+                    .set_sse_customer_key_md5(self.storing.md5())
                     .send()
             })
             .await
@@ -289,7 +303,12 @@ impl Inner {
             },
         };
         let request = Request::read(op).with_when(&options.when);
-        let get = Get { key: &key, range: range.as_deref(), if_match: if_match.as_deref() };
+        let get = Get {
+            key: &key,
+            range: range.as_deref(),
+            if_match: if_match.as_deref(),
+            customer: self.storing.customer(),
+        };
         let answer = self
             .clients
             .each(request, |endpoint| self.carrier.get(endpoint, get))

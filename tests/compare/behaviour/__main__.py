@@ -90,8 +90,8 @@ def document(rows, found, command):
     passes = "\n".join(f"- *{scenario.title}*: {scenario.passes}" for scenario, _ in rows)
     return f"""# Where copiers have gone wrong: the migrator and its peers
 
-Written by `{command}` on {today}, {platform.system()} {platform.machine()}, against Garage (the two rows of uploads in
-parts that end early: against moto, which keeps what is left open, as Amazon does). Passed: {counts}.
+Written by `{command}` on {today}, {platform.system()} {platform.machine()}, against Garage, which forgets
+what a run left open once the object is published. Passed: {counts}.
 
 {versions}
 

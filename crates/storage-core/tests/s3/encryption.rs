@@ -198,14 +198,14 @@ async fn a_class_is_given_to_one_canary_only_and_none_stays() {
 async fn no_customer_key_is_logged_even_at_trace() {
     let Some(server) = shared::garage() else { return };
     let config = with_key(config(&server));
-    let (mut seen, ()) = captured(async {
+    let (mut seen, ()) = captured(Box::pin(async {
         let storage = connect(&config).await;
         store(&storage).await;
         for name in STORED {
             storage.metadata(&id(name)).await.unwrap();
             storage.download_bytes(&id(name)).await.unwrap();
         }
-    })
+    }))
     .await;
     assert!(seen.contains("TRACE"), "nothing was captured");
     let wrong = config

@@ -239,7 +239,7 @@ async fn no_secret_is_logged_even_at_trace() {
     let Some(server) = shared::garage() else { return };
     let mut config = config(&server);
     config.endpoints.insert(0, dead_endpoint());
-    let (mut seen, (storage, url, error)) = captured(async {
+    let (mut seen, (storage, url, error)) = captured(Box::pin(async {
         let storage = connect(&config).await;
         storage.upload_bytes(&id("a"), "x".into()).await.unwrap();
         storage.download(&id("a"), DownloadOptions::default()).await.unwrap().bytes().await.unwrap();
@@ -248,7 +248,7 @@ async fn no_secret_is_logged_even_at_trace() {
         let secret = format!("{}0", server.secret_key);
         let wrong = config.clone().with_static_credentials(&server.access_key, secret);
         (storage, url, refused(wrong).await)
-    })
+    }))
     .await;
     assert!(seen.contains("TRACE"), "nothing was captured");
     seen.push_str(&format!("{config:?} {storage:?} {error} {error:?} {url:?}"));

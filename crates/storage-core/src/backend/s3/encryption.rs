@@ -276,7 +276,7 @@ mod tests {
         // "Specifying SSE-C", Amazon S3 User Guide: base64 of the MD5 of the 32 bytes.
         assert_eq!(key.md5(), BASE64.encode(Md5::digest(KEY)));
         for content in
-            [b"".as_slice(), b"0123456789abcdef", &[b'a'; 33], base64[4..].as_bytes(), &hex.as_bytes()[2..]]
+            [b"".as_slice(), b"0123456789abcdef", &[b'a'; 33], &base64.as_bytes()[4..], &hex.as_bytes()[2..]]
         {
             let error = CustomerKey::parse(content).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Misconfigured);

@@ -34,7 +34,7 @@ fn jobs(copied: &Remote, mirrored: &Remote) -> String {
     let common = "source = \"./source\"\nwatch = true\ndebounce = \"1s\"\nretry = \"2s\"\nretries = 1000";
     format!(
         "[job.copy]\nmode = \"copy\"\ntarget = \"{}\"\n{common}\n\
-         [job.mirror]\nmode = \"sync\"\ntarget = \"{}\"\noptions = [\"--delete\"]\n{common}\n",
+         [job.mirror]\nmode = \"sync\"\ntarget = \"{}\"\noptions = [\"--delete\", \"--max-delete\", \"100%\"]\n{common}\n",
         copied.url(),
         mirrored.url(),
     )

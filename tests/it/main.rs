@@ -9,6 +9,7 @@ mod filters;
 mod kills;
 mod names;
 mod refusals;
+mod removal;
 mod reports;
 mod restore;
 mod support;

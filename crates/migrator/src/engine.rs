@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
@@ -17,6 +18,7 @@ use crate::item::State;
 use crate::ledger::{FileFilter, FileRecord, Ledger, LedgerError, RunEnd, RunId, Tally};
 use crate::plan::{Merge, MergeError, Step, Summary};
 use crate::progress::{Progress, Snapshot};
+use crate::retire::Attic;
 use crate::safeguard::Refusal;
 use crate::scan::{self, Entry};
 use crate::verify::Claim;
@@ -27,10 +29,12 @@ pub use self::sweep::{Cleaned, cleanup};
 pub use self::sync::{Removal, SyncOptions, sync};
 pub use self::verify::verify;
 
+mod ahead;
 mod copy;
 mod crew;
 mod delete;
 mod recorder;
+mod retire;
 mod sampling;
 mod sweep;
 mod sync;
@@ -50,6 +54,8 @@ pub struct Job {
     pub target: Arc<dyn FileStorage>,
     /// Which file system the source is on, where it is on one: equal as long as the same one is mounted there.
     pub source_place: Option<String>,
+    /// Where files of the source were moved away to by runs of this pair, where there were such; default: none.
+    pub moved_away: Option<String>,
     /// The book of this pair.
     pub ledger: Arc<dyn Ledger>,
     /// Which files.
@@ -74,6 +80,7 @@ impl Job {
             source,
             target,
             source_place: None,
+            moved_away: None,
             ledger,
             filter: Filter::default(),
             only: None,
@@ -112,6 +119,8 @@ pub struct CopyOptions {
     /// Accept a source without any entry although the ledger holds files of it. Default: no, as it is rather a
     /// directory that is not mounted.
     pub allow_empty_source: bool,
+    /// Move files of the source to quarantine once they are in the target and were verified again; default: no.
+    pub retirement: Option<Retirement>,
 }
 
 impl CopyOptions {
@@ -146,8 +155,20 @@ impl Default for CopyOptions {
             attempts: const { or_one(NonZeroU32::new(3)) },
             compare: true,
             allow_empty_source: false,
+            retirement: None,
         }
     }
+}
+
+/// How files of the source are moved away once they are in the target.
+#[derive(Clone, Debug)]
+pub struct Retirement {
+    /// The source's quarantine.
+    pub attic: Arc<dyn Attic>,
+    /// How long they stay there. A week, usually, in which somebody misses them.
+    pub quarantine: Duration,
+    /// Read every byte of the target right before; default: only where nothing else proves them.
+    pub read_back: bool,
 }
 
 /// What an audit looks at.
@@ -322,6 +343,8 @@ async fn refuse_empty_source(merge: &mut Merge, ledger: &dyn Ledger) -> Result<(
         return Ok(());
     }
     let held = ledger.state_counts().await?;
-    let files = held.iter().filter(|(state, _)| **state != State::Gone).map(|(_, count)| count.files).sum();
+    // What this program has moved away is not missing.
+    let missing = |state: &State| !matches!(state, State::Gone | State::Retired);
+    let files = held.iter().filter(|(state, _)| missing(state)).map(|(_, count)| count.files).sum();
     if files > 0 { Err(EngineError::EmptySource { files }) } else { Ok(()) }
 }

@@ -20,6 +20,7 @@ pub mod progress;
 pub mod quantity;
 pub mod quarantine;
 pub mod report;
+pub mod retire;
 pub mod safeguard;
 pub mod scan;
 pub mod subset;

@@ -36,7 +36,7 @@ pub enum Decision {
     Repair,
     /// Published, and its bytes were never compared.
     Confirm,
-    /// Verified, and its identity is the one in the ledger.
+    /// Verified, and its identity is the one in the ledger; also where it was to be moved away and was not.
     Unchanged,
 }
 
@@ -62,7 +62,10 @@ pub fn decide(file: &FileMetadata, row: Option<&FileRecord>) -> Decision {
         (State::Copying, _) => Decision::Resume,
         (State::Failed, _) => Decision::Retry,
         (State::Damaged, _) => Decision::Repair,
-        (State::Verified | State::Copied, false) => Decision::Changed,
+        // Killed between the row and the move.
+        (State::Retired, true) if row.verified.is_some() => Decision::Unchanged,
+        (State::Retired, true) => Decision::Repair,
+        (State::Verified | State::Copied | State::Retired, false) => Decision::Changed,
     }
 }
 
@@ -246,6 +249,8 @@ pub struct Summary {
     pub gone: Count,
     /// Files in the ledger in a part of the source that could not be read.
     pub unseen: Count,
+    /// Files whose source was moved to quarantine after they were verified.
+    pub retired: Count,
     /// Names that differ in their case or Unicode form only.
     pub twins: Vec<Twins>,
     /// The first entries that would be skipped or could not be copied: path, reason, the error in full.
@@ -305,6 +310,7 @@ impl Summary {
                 list(&mut self.listed, Listed { subject, outcome: Outcome::Failed, reason, detail });
             }
             Step::Absent(row, _) if row.state == State::Gone => {}
+            Step::Absent(row, _) if row.state == State::Retired => self.retired.add(row.size),
             Step::Absent(row, Outcome::Unseen) => self.unseen.add(row.size),
             Step::Absent(row, _) => self.gone.add(row.size),
         }
@@ -328,6 +334,7 @@ mod tests {
     use futures::{StreamExt, stream};
     use jiff::Timestamp;
     use storage_core::error::{ErrorKind, Op};
+    use storage_core::storage::Verified;
 
     use super::*;
     use crate::ledger::RunId;
@@ -351,6 +358,7 @@ mod tests {
             ticket: None,
             attempts: 1,
             error: None,
+            retired: None,
             run: RunId(1),
             updated: Timestamp::UNIX_EPOCH,
         }
@@ -360,15 +368,16 @@ mod tests {
     fn only_a_verified_file_of_the_same_identity_is_unchanged() {
         for state in State::ALL {
             for version in ["v1", "v2"] {
-                let decision = decide(&file("a", "v1"), Some(&row("a", state, version)));
-                assert_eq!(
-                    decision == Decision::Unchanged,
-                    state == State::Verified && version == "v1",
-                    "{state}"
-                );
+                let mut row = row("a", state, version);
+                row.verified = Some(Verified::Backend);
+                let decision = decide(&file("a", "v1"), Some(&row));
+                let verified = matches!(state, State::Verified | State::Retired);
+                assert_eq!(decision == Decision::Unchanged, verified && version == "v1", "{state}");
             }
         }
         assert_eq!(decide(&file("a", "v1"), None), Decision::New);
+        // An audit has found the target's copy to be wrong.
+        assert_eq!(decide(&file("a", "v1"), Some(&row("a", State::Retired, "v1"))), Decision::Repair);
     }
 
     async fn merged(entries: Vec<Result<Entry, Error>>, rows: Vec<FileRecord>) -> Vec<String> {

@@ -55,6 +55,9 @@ pub enum Event<'a> {
     },
 }
 
+/// The reason of a file that was copied, and that nobody was to compare.
+pub const NOT_COMPARED: &str = "not_compared";
+
 type Sink = Box<dyn Fn(&Event<'_>) + Send + Sync>;
 
 /// A handle on the numbers of a run. A clone shares them.
@@ -164,6 +167,8 @@ impl Progress {
         let numbers = &self.0.numbers;
         let number = match outcome {
             Outcome::Copied => Some(&numbers.copied),
+            // Nobody was to compare it.
+            Outcome::Unverified if reason == NOT_COMPARED => Some(&numbers.copied),
             Outcome::Unchanged | Outcome::Matched => Some(&numbers.unchanged),
             Outcome::Skipped => Some(&numbers.skipped),
             Outcome::Failed

@@ -137,6 +137,8 @@ const MIGRATOR: &[Row] = &[
     ("progress", &["course", "ledger"]),
     // A layer of the program's own, over whatever is in a directory.
     ("preserve", &[]),
+    // A directory's symbolic links have a version where they are kept as files.
+    ("retire", &["preserve", "quarantine"]),
     ("throttle", &[]),
     ("lanes", &[]),
     // Siblings: neither knows the other, nor the ledger.
@@ -155,6 +157,7 @@ const MIGRATOR: &[Row] = &[
             "plan",
             "progress",
             "quarantine",
+            "retire",
             "safeguard",
             "scan",
             "throttle",
@@ -194,6 +197,7 @@ const MIGRATOR: &[Row] = &[
             "progress",
             "quantity",
             "report",
+            "retire",
             "safeguard",
             "scan",
             "subset",

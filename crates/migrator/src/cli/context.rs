@@ -30,6 +30,7 @@ use crate::ledger::sqlite::{OpenMode, SqliteLedger};
 use crate::preserve::Preserve;
 use crate::preserve::directory::PreservingDirectory;
 use crate::quantity::show_name;
+use crate::retire::directory::DirectoryAttic;
 
 /// What every command starts from.
 #[derive(Clone, Debug)]
@@ -370,6 +371,16 @@ pub(super) fn preserve(kept: &[Kept], migration: &Migration) -> Result<Preserve,
         .with_hint("between two servers, what is kept travels with the objects without --preserve"));
     }
     Ok(what)
+}
+
+/// Opens the quarantine of a source that is a directory. Makes nothing.
+///
+/// # Errors
+/// The directory cannot be opened.
+pub(super) fn open_attic(path: &Path, migration: &Migration) -> Result<DirectoryAttic, Failure> {
+    let Binding { source, target } = migration.binding();
+    DirectoryAttic::open(&Side::Source.to_string(), path, &source, &target)
+        .map_err(|error| Failure::storage(Side::Source, &error))
 }
 
 const EMBEDDED_BUCKET: &str = "files";

@@ -34,6 +34,7 @@ struct FileBody<'e> {
     verified: Option<Verified>,
     attempts: u32,
     error: Option<&'e str>,
+    retired: Option<&'e str>,
     open_upload: bool,
     parts_stored: usize,
     run: RunId,
@@ -97,6 +98,7 @@ fn file(row: &FileRecord, parts: usize) -> FileBody<'_> {
         verified: row.verified,
         attempts: row.attempts,
         error: row.error.as_deref(),
+        retired: row.retired.as_deref(),
         open_upload: row.ticket.is_some(),
         parts_stored: parts,
         run: row.run,
@@ -140,6 +142,9 @@ impl Story<'_> {
                 }
                 if row.attempts > 1 {
                     line(format_args!("  attempts  {} since it was last verified", row.attempts));
+                }
+                if let Some(place) = &row.retired {
+                    line(format_args!("  moved to  {}", show_name(place)));
                 }
                 if let Some(error) = &row.error {
                     line(format_args!("  error     {}", show_text(error)));
@@ -200,6 +205,14 @@ impl Story<'_> {
             },
             Some(State::Copied) => "Its bytes are compared by the next copy, which sends nothing for that.",
             Some(State::Copying) => "The next copy goes on with it.",
+            Some(State::Retired) if self.row.is_some_and(|row| row.error.is_some()) => {
+                "The target's copy is not what was verified: take the file out of the quarantine, put it back under its \
+                 name, and copy again."
+            }
+            Some(State::Retired) => {
+                "Nothing: the target has it, and no sync removes it there. Until `migrator cleanup` finds its time over, \
+                 the source's file can be moved back from the quarantine."
+            }
             Some(State::Gone) => "Nothing: the source no longer has it, and the target's copy stays.",
             Some(State::Failed | State::Damaged) => noted.unwrap_or("The next copy tries again."),
             None => match noted {
@@ -218,6 +231,7 @@ const fn in_words(state: State) -> &'static str {
         State::Verified => "the target's bytes were compared with the source's and are right",
         State::Failed => "the last attempt failed; the next copy tries again",
         State::Damaged => "an audit found the target's copy missing or different; the next copy repairs it",
+        State::Retired => "the source's file was moved to quarantine after the target's was verified",
         State::Gone => "the source no longer has it; the target's copy stays, unless a sync removes it",
     }
 }

@@ -146,6 +146,7 @@ fn human(
     for (count, what) in [
         (summary.excluded, "left out by the filter"),
         (summary.gone, "in the ledger and gone from the source: their copies stay"),
+        (summary.retired, "moved from the source to its quarantine after they were verified"),
         (summary.unseen, "in the ledger and in a part of the source that cannot be read"),
     ] {
         if count.files > 0 {

@@ -341,8 +341,9 @@ impl Job {
         let mut coverage = Coverage { states, ..Coverage::default() };
         for state in State::ALL {
             let count = coverage.states.get(&state).copied().unwrap_or_default();
-            if state == State::Verified {
-                coverage.verified = count;
+            if matches!(state, State::Verified | State::Retired) {
+                coverage.verified.files += count.files;
+                coverage.verified.bytes += count.bytes;
             }
             if state != State::Gone {
                 coverage.total.files += count.files;

@@ -159,7 +159,7 @@ fn stat_attributes(stat: &Stat, what: Preserve) -> Attributes {
 }
 
 /// What tells one version of a link from another.
-fn link_version(stat: &Stat) -> Version {
+pub(crate) fn link_version(stat: &Stat) -> Version {
     Version::new(format!(
         "link-{:x}-{:x}-{:x}.{:x}-{:x}.{:x}",
         stat.st_dev, stat.st_ino, stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec

@@ -12,11 +12,11 @@ use storage_core::id::FileId;
 use storage_core::storage::{Capabilities, FileStorage};
 use tokio_util::sync::CancellationToken;
 
-use crate::collide::Search;
+use crate::collide::{Clashes, Folding, Search, Twins};
 use crate::filter::Filter;
 use crate::item::State;
 use crate::ledger::{FileFilter, FileRecord, Ledger, LedgerError, RunEnd, RunId, Tally};
-use crate::plan::{Merge, MergeError, Step, Summary};
+use crate::plan::{Gate, Merge, MergeError, Step, Summary};
 use crate::progress::{Progress, Snapshot};
 use crate::retire::Attic;
 use crate::safeguard::Refusal;
@@ -54,6 +54,9 @@ pub struct Job {
     pub target: Arc<dyn FileStorage>,
     /// Which file system the source is on, where it is on one: equal as long as the same one is mounted there.
     pub source_place: Option<String>,
+    /// Which names the target takes for one; default: none. Where it does, the source is listed up to twice before the
+    /// first file, and none of such names is copied.
+    pub folding: Folding,
     /// Where files of the source were moved away to by runs of this pair, where there were such; default: none.
     pub moved_away: Option<String>,
     /// The book of this pair.
@@ -80,6 +83,7 @@ impl Job {
             source,
             target,
             source_place: None,
+            folding: Folding::default(),
             moved_away: None,
             ledger,
             filter: Filter::default(),
@@ -238,13 +242,14 @@ impl From<MergeError> for EngineError {
 }
 
 /// Counts what a copy would do, and writes nothing anywhere but temporary files of its own. Without a ledger, everything is
-/// new. Where names are alike, the source is listed twice.
+/// new. Where names are alike, the source is listed twice, and where the target takes them for one, once more.
 ///
 /// # Errors
 /// [`EngineError::Source`] and [`EngineError::Ledger`], when either cannot be read to its end.
 pub async fn plan(
     source: &dyn FileStorage,
     target: &Capabilities,
+    folding: Folding,
     ledger: Option<&dyn Ledger>,
     filter: &Filter,
     list_at_most: usize,
@@ -253,16 +258,61 @@ pub async fn plan(
         Some(ledger) => ledger.files(FileFilter::default()),
         None => stream::empty().boxed(),
     };
-    let no_room = |error| EngineError::Internal(format!("temporary files: {error}"));
+    // Where they are one name to the target they must be known before the first decision.
+    let known = if folding.any() { Some(twins(source, filter).await?) } else { None };
+    let mut gate = Gate::new(target.clone(), Clashes::of(known.as_deref().unwrap_or_default(), folding));
     let mut search = Search::new().map_err(no_room)?;
     let mut merge = Merge::new(scan::entries(source, filter.clone()), rows);
     let mut summary = Summary::default();
     while let Some(step) = merge.next().await? {
-        if let Step::Entry(Entry::File(file), _) = &step {
+        if let Step::Entry(Entry::File(file), _) = &step
+            && known.is_none()
+        {
             search.add(&file.id).map_err(no_room)?;
         }
-        summary.add(step, target, list_at_most);
+        summary.add(step, &mut gate, list_at_most);
     }
+    summary.twins = match known {
+        Some(twins) => twins,
+        None => look_again(source, filter, search).await?,
+    };
+    Ok(summary)
+}
+
+fn no_room(error: std::io::Error) -> EngineError {
+    EngineError::Internal(format!("temporary files: {error}"))
+}
+
+/// Finds the names that a target takes for one.
+async fn clashes(
+    source: &dyn FileStorage,
+    filter: &Filter,
+    folding: Folding,
+) -> Result<Clashes, EngineError> {
+    if !folding.any() {
+        return Ok(Clashes::default());
+    }
+    Ok(Clashes::of(&twins(source, filter).await?, folding))
+}
+
+/// Finds names that are alike.
+async fn twins(source: &dyn FileStorage, filter: &Filter) -> Result<Vec<Twins>, EngineError> {
+    let mut search = Search::new().map_err(no_room)?;
+    let mut entries = scan::entries(source, filter.clone());
+    while let Some(entry) = entries.next().await {
+        if let Entry::File(file) = entry.map_err(EngineError::Source)? {
+            search.add(&file.id).map_err(no_room)?;
+        }
+    }
+    look_again(source, filter, search).await
+}
+
+/// The second round of a search, where it has anything to find.
+async fn look_again(
+    source: &dyn FileStorage,
+    filter: &Filter,
+    search: Search,
+) -> Result<Vec<Twins>, EngineError> {
     let mut suspects = search.suspects().map_err(no_room)?;
     if !suspects.is_empty() {
         let mut entries = scan::entries(source, filter.clone());
@@ -272,8 +322,7 @@ pub async fn plan(
             }
         }
     }
-    summary.twins = suspects.twins();
-    Ok(summary)
+    Ok(suspects.twins())
 }
 
 /// Counts bytes where they pass, failed attempts included; `before` is where the run began.

@@ -323,6 +323,9 @@ pub struct Plan {
     /// The two storages.
     #[command(flatten)]
     pub pair: Pair,
+    /// What the copy is to be told to keep (comma-separated): with symlinks, links are files to it
+    #[arg(long, value_name = "WHAT", value_enum, value_delimiter = ',')]
+    pub preserve: Vec<Kept>,
     /// Name at most so many entries that would be skipped or would fail
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub list: usize,

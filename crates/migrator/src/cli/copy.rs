@@ -116,6 +116,7 @@ pub(super) async fn carry_out(
         let attic = open_attic(path, &migration)?;
         job.moved_away = attic.was_used().then(|| attic.home());
     }
+    job.folding = migration.target.folding();
     job.progress = drive.progress;
     job.settings = shown(&settings);
     job.settings.extend(kept.any().then(|| ("preserve".to_owned(), kept.to_string())));

@@ -35,11 +35,10 @@ use storage_core::metadata::FileMetadata;
 use storage_core::storage::PartLimits;
 use tokio::time::Instant;
 
-use crate::collide::Nesting;
 use crate::item::State;
 use crate::lanes::Lanes;
 use crate::ledger::{Change, FileRecord, Outcome, RunId, RunKind, Tally};
-use crate::plan::{Decision, Merge, MergeError, Step, blocked, decide, unfit};
+use crate::plan::{Decision, Gate, Merge, MergeError, Step, decide};
 use crate::progress::{Event, Snapshot};
 use crate::scan::Entry;
 use crate::throttle::Throttle;
@@ -50,8 +49,8 @@ use super::recorder::{Recorder, line};
 use super::sampling::Sampler;
 use super::worker::{Again, Work, Worker, intent};
 use super::{
-    CopyOptions, Ended, EngineError, Job, close, open_merge, open_merge_of, refuse_empty_source, retire,
-    sweep, with_bytes,
+    CopyOptions, Ended, EngineError, Job, clashes, close, open_merge, open_merge_of, refuse_empty_source,
+    retire, sweep, with_bytes,
 };
 
 /// How long the target may take to answer the canary before the first file.
@@ -120,6 +119,7 @@ pub(super) async fn copy_within(
     if job.only.is_none() && !options.allow_empty_source {
         refuse_empty_source(&mut merge, &*job.ledger).await?;
     }
+    let clashes = clashes(&*job.source, &job.filter, job.folding).await?;
     let concurrency = options.concurrency.get() as usize;
     let lanes = Lanes::start(concurrency).map_err(EngineError::Threads)?;
     let before = job.progress.snapshot();
@@ -165,7 +165,7 @@ pub(super) async fn copy_within(
         concurrency,
         in_one_request: options.part_size.get().min(PartLimits::S3.min_part_size),
         scanned_to: None,
-        nesting: Nesting::default(),
+        gate: Gate::new(job.target.capabilities(), clashes),
         usable: true,
         told: Instant::now(),
         before,
@@ -240,7 +240,7 @@ struct Copying<'a> {
     /// Nothing between two rounds.
     crew: Option<Crew>,
     scanned_to: Option<FileId>,
-    nesting: Nesting,
+    gate: Gate,
     usable: bool,
     told: Instant,
     before: Snapshot,
@@ -293,10 +293,7 @@ impl Copying<'_> {
                     });
                     self.job.progress.planned(file.size);
                     let decision = decide(&file, row);
-                    let target = self.job.target.capabilities();
-                    let unfit =
-                        unfit(&file, &target).or_else(|| blocked(&file.id, &target, &mut self.nesting));
-                    if let Some((reason, detail)) = unfit {
+                    if let Some((reason, detail)) = self.gate.refuses(&file, decision) {
                         let line =
                             line(file.id.as_str(), Outcome::Failed, reason, Some(detail), Some(file.size));
                         self.worker.recorder.note(Change::Noted(line), Some(file.size)).await;

@@ -72,6 +72,8 @@ fn failed(reason: &str) -> &'static str {
         "unproven" => {
             "Nothing proves the target's copy: `--verify all` reads every byte before the source is moved away."
         }
+        "same_name" => "Rename all but one of them: the target takes them for one name.",
+        "beneath_a_file" => "Rename it, or the file above it: the target cannot hold both.",
         "conflict" => "Rename it, or what it collides with: the target cannot hold both.",
         "integrity" => {
             "Bytes were not those that were sent or stored. Check the disk and the way to the server; then copy again."

@@ -16,6 +16,9 @@ pub mod directory;
 /// The quarantine of a source, for one pair of storages.
 #[async_trait]
 pub trait Attic: fmt::Debug + Send + Sync {
+    /// Tells whether what has this id can be moved at all: what stands for a directory cannot, and stays.
+    fn takes(&self, id: &FileId) -> bool;
+
     /// Returns where a file of this id will be.
     fn place(&self, drawer: &Drawer, id: &FileId) -> String;
 

@@ -349,11 +349,15 @@ pub struct Copy {
     /// Keep what a file system knows of a file besides its bytes (comma-separated)
     ///
     /// From a directory it is read and travels with the object; into a directory it is set on the file. Owner needs the
-    /// right to change owners. With symlinks, symbolic links become objects without bytes and links again. One of the
-    /// two storages must be a directory; the same choice belongs on the way there and on the way back. docs/preserve.md
-    /// has the form, and what does not fit an object.
+    /// right to change owners. With symlinks, symbolic links become objects without bytes and links again, and with
+    /// directories, directories objects named DIR/.storage-directory. One of the two storages must be a directory; the
+    /// same choice belongs on the way there and on the way back. docs/preserve.md has the form, and what does not fit an
+    /// object.
     #[arg(long, value_name = "WHAT", value_enum, value_delimiter = ',')]
     pub preserve: Vec<Kept>,
+    /// What becomes of a file whose extended attributes do not fit an object (2 KiB with everything else)
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t = PreserveXattrs::Fail)]
+    pub preserve_xattrs: PreserveXattrs,
     /// Which bytes are compared
     ///
     /// A target that refuses wrong bytes has compared them in any case.
@@ -402,6 +406,15 @@ pub struct CopyCommand {
     pub quarantine_days: Option<u32>,
 }
 
+/// What becomes of extended attributes that do not fit an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PreserveXattrs {
+    /// The file fails, and says why: nothing is dropped
+    Fail,
+    /// The largest attributes are left behind until the rest fits, each told as a warning; the file is copied
+    SkipTooLarge,
+}
+
 /// What is kept of a file besides its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Kept {
@@ -415,6 +428,8 @@ pub enum Kept {
     Xattrs,
     /// Symbolic links themselves
     Symlinks,
+    /// Directories, also empty ones, with those of the above that are chosen
+    Directories,
     /// All of these
     All,
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use storage_core::storage::Access;
 
 use crate::cli::args;
-use crate::cli::args::VerifyMode;
+use crate::cli::args::{PreserveXattrs, VerifyMode};
 use crate::cli::context::{Context, Migration, filter, open_attic, preserve, shown};
 use crate::cli::place::Place;
 use crate::cli::run::{Drive, close, latest, outcome, prepare_report};
@@ -14,6 +14,8 @@ use crate::cli::watch::{Style, Watch, progress};
 use crate::engine::{self, CopyOptions, Job, Removal, Retirement, SyncOptions, VerifyOptions};
 use crate::failure::{Exit, Failure, Side};
 use crate::ledger::sqlite::OpenMode;
+use crate::preserve::directory::Notice;
+use crate::progress::Event;
 use crate::retire::directory::DirectoryAttic;
 
 /// Copies what is new or changed.
@@ -88,7 +90,14 @@ pub(super) async fn carry_out(
     let kept = preserve(&args.preserve, &migration)?;
     prepare_report(report.as_deref())?;
     let source = context.open(&migration.source, Side::Source, Access::ReadOnly).await?;
-    let source = source.preserving(&migration.source, Side::Source, kept)?;
+    // Into a directory everything fits.
+    let skip = args.preserve_xattrs == PreserveXattrs::SkipTooLarge
+        && !matches!(migration.target, Place::Directory { .. });
+    let notice = skip.then(|| {
+        let progress = drive.progress.clone();
+        Notice::new(move |message| progress.tell(&Event::Notice { message }))
+    });
+    let source = source.preserving_what_fits(&migration.source, Side::Source, kept, notice)?;
     let target = context.open(&migration.target, Side::Target, Access::ReadWrite).await?;
     let target = target.preserving(&migration.target, Side::Target, kept)?;
 

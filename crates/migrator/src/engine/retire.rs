@@ -82,7 +82,7 @@ pub(super) async fn retire(
     while let Some(batch) = batches.next().await {
         let batch = batch.map_err(|error| error.1)?;
         let mut items = Vec::with_capacity(batch.len());
-        for row in batch {
+        for row in batch.into_iter().filter(|row| retirement.attic.takes(&row.id)) {
             let line = told.at(row.id.as_str()).await?;
             items.push((row, line));
         }

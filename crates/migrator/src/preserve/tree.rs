@@ -55,9 +55,13 @@ pub(super) fn read(root: &OwnedFd, path: &str, what: Preserve) -> Result<(Attrib
 }
 
 fn described(directory: &OwnedFd, what: Preserve) -> Result<(Attributes, Version), Errno> {
-    let attributes = Attributes { directory: true, ..read_open(directory, what)? };
+    Ok(versioned(Attributes { directory: true, ..read_open(directory, what)? }))
+}
+
+fn versioned(attributes: Attributes) -> (Attributes, Version) {
     let text = hex::encode(&Digest::of(attributes.to_text().as_bytes()).as_bytes()[..16]);
-    Ok((attributes, Version::new(format!("directory-{text}"))))
+    let version = Version::new(format!("directory-{text}"));
+    (attributes, version)
 }
 
 /// Makes a directory, and those above it, where there is none, and sets what is kept of it.
@@ -74,7 +78,11 @@ pub(super) fn write(
         Err(errno) => return Err(errno),
     }
     apply_to(&directory, attributes, what)?;
-    Ok(described(&directory, what)?.1)
+    // Others may be putting files into it: for a moment it has another time, and perhaps another mode.
+    let now = read_open(&directory, what)?;
+    let mode = attributes.mode.filter(|_| what.mode).or(now.mode);
+    let mtime = attributes.mtime.filter(|_| what.mtime).or(now.mtime);
+    Ok(versioned(Attributes { directory: true, mode, mtime, ..now }).1)
 }
 
 fn create(root: &OwnedFd, path: &str) -> Result<OwnedFd, Errno> {
@@ -101,9 +109,22 @@ fn kept(directory: &OwnedFd) -> Option<Attributes> {
     Attributes::parse(std::str::from_utf8(&text).ok()?)
 }
 
+/// Returns the directories above an entry, the root first.
+fn above(id: &FileId) -> impl DoubleEndedIterator<Item = &str> {
+    let id = id.as_str();
+    std::iter::once("").chain(id.match_indices('/').map(|(slash, _)| &id[..slash]))
+}
+
+/// Sets the modification times of the directories above an entry again, which may have been made for it.
+pub(super) fn settle(root: &OwnedFd, id: &FileId) {
+    for path in above(id).rev() {
+        again(root, path);
+    }
+}
+
 /// Sets the modification time of a directory again after its entries changed. Where that cannot be done it has another
 /// time, and no file is the worse for it.
-pub(super) fn again(root: &OwnedFd, path: &str) {
+fn again(root: &OwnedFd, path: &str) {
     let set = || -> Option<()> {
         let directory = open(root, path).ok()?;
         let times = times(&kept(&directory)?, Preserve { mtime: true, ..Preserve::default() })?;
@@ -114,20 +135,24 @@ pub(super) fn again(root: &OwnedFd, path: &str) {
     }
 }
 
-/// What a directory is to be, read before a file is taken out of it, which may take the directory as well.
-pub(super) fn remembered(root: &OwnedFd, path: &str) -> Option<Attributes> {
-    kept(&open(root, path).ok()?)
+/// What the directories above a file are to be, the outermost first: read before the file is taken away, which may take
+/// directories as well.
+pub(super) fn remembered(root: &OwnedFd, id: &FileId) -> Vec<(String, Attributes)> {
+    let kept = above(id).filter_map(|path| Some((path.to_owned(), kept(&open(root, path).ok()?)?)));
+    kept.collect()
 }
 
-/// Makes a directory again that was taken away because it was empty.
-pub(super) fn restore(root: &OwnedFd, path: &str, attributes: &Attributes, what: Preserve) {
-    match open(root, path) {
-        Err(Errno::NOENT) => {
-            if let Err(error) = write(root, path, attributes, what) {
-                tracing::warn!(path, %error, "the directory was removed with its last file");
-            }
+/// Makes directories again that were taken away because they were empty.
+pub(super) fn restore(root: &OwnedFd, remembered: &[(String, Attributes)], what: Preserve) {
+    for (path, attributes) in remembered {
+        if open(root, path).err() == Some(Errno::NOENT)
+            && let Err(error) = write(root, path, attributes, what)
+        {
+            tracing::warn!(path, %error, "the directory was removed with its last file");
         }
-        _ => again(root, path),
+    }
+    for (path, _) in remembered.iter().rev() {
+        again(root, path);
     }
 }
 
@@ -142,12 +167,22 @@ pub(super) fn forget(root: &OwnedFd, path: &str) -> Result<bool, Errno> {
         Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
         Err(errno) => return Err(errno),
     }
-    if let Some((above, name)) = (!path.is_empty()).then(|| path.rsplit_once('/').unwrap_or(("", path))) {
-        match rustix::fs::unlinkat(open(root, above)?, name, rustix::fs::AtFlags::REMOVEDIR) {
-            Ok(()) => again(root, above),
-            Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOENT) => {}
+    drop(directory);
+    let mut path = path;
+    // Those above may wait for their last entry to go.
+    while !path.is_empty() {
+        let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let parent = open(root, above)?;
+        match rustix::fs::unlinkat(&parent, name, rustix::fs::AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(Errno::NOTEMPTY | Errno::EXIST) => break,
             Err(errno) => return Err(errno),
         }
+        if kept(&parent).is_some() {
+            again(root, above);
+            break;
+        }
+        path = above;
     }
     Ok(true)
 }
@@ -156,8 +191,7 @@ pub(super) fn forget(root: &OwnedFd, path: &str) -> Result<bool, Errno> {
 /// [closed](close) again.
 pub(super) fn open_up(root: &OwnedFd, id: &FileId) -> Vec<(String, u32)> {
     let mut opened = Vec::new();
-    let above = id.as_str().match_indices('/').map(|(slash, _)| &id.as_str()[..slash]);
-    for path in std::iter::once("").chain(above) {
+    for path in above(id) {
         let Ok(directory) = open(root, path) else { break };
         let Some(mode) = kept(&directory).and_then(|kept| kept.mode) else { continue };
         let wider = Mode::from_raw_mode(mode | OPEN_TO_OWNER);
@@ -171,8 +205,8 @@ pub(super) fn open_up(root: &OwnedFd, id: &FileId) -> Vec<(String, u32)> {
 /// Takes the right back that [`open_up`] gave.
 pub(super) fn close(root: &OwnedFd, opened: &[(String, u32)]) {
     for (path, mode) in opened.iter().rev() {
-        let closed = open(root, path)
-            .and_then(|directory| rustix::fs::fchmod(&directory, Mode::from_raw_mode(*mode)));
+        let closed =
+            open(root, path).and_then(|directory| rustix::fs::fchmod(&directory, Mode::from_raw_mode(*mode)));
         if let Err(error) = closed {
             tracing::warn!(path, %error, "the directory can be written to by its owner, which it could not");
         }
@@ -218,8 +252,8 @@ impl Walk {
             Err(errno) => return self.tell(Err(self.failed(path, errno))),
         };
         if path.is_empty() {
-            // The storage's own.
-            names.retain(|name| name != ".storage/");
+            // The storage's own, and where a sync puts what it removes.
+            names.retain(|name| name != ".storage/" && name != ".quarantine/");
         }
         names.sort_unstable();
         // A directory sorts as its name with a slash behind it, and the object of this one among them.

@@ -31,6 +31,7 @@ use storage_core::metadata::Version;
 use tokio::sync::mpsc;
 
 use super::{Attic, Expired};
+use crate::preserve::MARKER;
 use crate::preserve::directory::link_version;
 use crate::quarantine::{Drawer, expiry_of_drawer};
 
@@ -250,6 +251,10 @@ fn move_all(root: &OwnedFd, drawer: &str, files: &[(FileId, Version)]) -> Vec<Re
 
 #[async_trait]
 impl Attic for DirectoryAttic {
+    fn takes(&self, id: &FileId) -> bool {
+        id.file_name() != MARKER
+    }
+
     fn place(&self, drawer: &Drawer, id: &FileId) -> String {
         format!("{}/{}/{id}", self.home(), drawer.name())
     }

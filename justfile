@@ -14,6 +14,19 @@ test *arguments:
 compare *arguments:
     benches/compare/run {{arguments}}
 
+# A million small files: memory and time of every step; with `--results benches/MILLION.md` writes the table.
+million *arguments:
+    benches/million/run {{arguments}}
+
+# The daemon for so many minutes, while files come and go and the server dies.
+soak minutes="30":
+    tests/soak {{minutes}}
+
+# The Debian package, and what a clean machine makes of it.
+deb:
+    packaging/build-deb
+    packaging/check-deb "$(ls -t "$(cargo metadata --no-deps --offline --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')"/debian/*.deb | head -n 1)"
+
 # Formats the code.
 fmt:
     cargo fmt --all

@@ -9,4 +9,5 @@ mod hall;
 mod runs;
 mod scrape;
 mod signals;
+mod soak;
 mod watch;

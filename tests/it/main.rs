@@ -3,14 +3,19 @@
 #![allow(clippy::disallowed_methods, reason = "tests make and change files")]
 
 mod audit;
+mod behaviour;
 mod daemon;
 mod damage;
+mod faults;
 mod filters;
 mod kills;
+mod ledger;
 mod names;
+mod packaging;
 mod refusals;
 mod removal;
 mod reports;
 mod restore;
+mod storing;
 mod support;
 mod traps;

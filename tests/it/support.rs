@@ -358,7 +358,7 @@ pub(crate) struct Remote {
     pub(crate) prefix: String,
 }
 
-/// `list`: `[key, size, sha256]` of every object. `uploads`: `[key, upload id, parts]` of every open upload.
+/// `list`: `[key, size, sha256]` of every object. `classes`: `[key, storage class]`. `uploads`: `[key, upload id, parts]` of every open upload.
 const JUDGE: &str = r#"
 import boto3, hashlib, json, os, sys
 from botocore.config import Config
@@ -374,6 +374,10 @@ if what == "list":
             for piece in body.iter_chunks(1 << 20):
                 hasher.update(piece)
             print(json.dumps([found["Key"][len(prefix):], found["Size"], hasher.hexdigest()]))
+elif what == "classes":
+    for page in pages("list_objects_v2"):
+        for found in page.get("Contents", []):
+            print(json.dumps([found["Key"][len(prefix):], found.get("StorageClass", "STANDARD")]))
 elif what == "uploads":
     for page in pages("list_multipart_uploads"):
         for found in page.get("Uploads", []):
@@ -429,6 +433,11 @@ impl Remote {
             .collect()
     }
 
+    /// Returns the storage class of every object beneath the prefix.
+    pub(crate) fn classes(&self) -> BTreeMap<String, String> {
+        self.lines("classes", &[], b"").into_iter().map(|line| (text(&line[0]), text(&line[1]))).collect()
+    }
+
     /// Lists the open uploads beneath the prefix.
     pub(crate) fn uploads(&self) -> Vec<OpenUpload> {
         let lines = self.lines("uploads", &[], b"");
@@ -469,7 +478,7 @@ fn text(value: &Value) -> String {
 }
 
 /// Finds a Python with boto3; where there is none, the test is reported as skipped.
-fn judge() -> Option<PathBuf> {
+pub(crate) fn judge() -> Option<PathBuf> {
     let python = tools::cache_dir().join("venv/bin/python3");
     if python.exists() {
         return Some(python);

@@ -32,6 +32,7 @@ mod run;
 mod shell;
 mod signals;
 mod status;
+mod storing;
 mod sync;
 mod verify;
 mod watch;

@@ -3,9 +3,15 @@
 //! ```toml
 //! concurrency = 16                # requests at a time, 1 to 256
 //! part_size = "32MiB"             # 5MiB to 5GiB
-//! bandwidth = "50MiB/s"
+//! bandwidth = "50MiB/s"           # or a timetable: "08:00,10MiB/s 20:00,off", "Mon-08:00,1MiB Fri-18:00,off"
 //! include = ["/photos/"]          # as in rclone
 //! exclude = ["*.tmp"]
+//!
+//! [[rules]]                       # for each attribute the first rule decides that matches and names it
+//! match = "*.md"
+//! content_type = "text/markdown"
+//! tags = { kind = "note" }
+//! metadata = { team = "web" }     # user metadata of objects: x-amz-meta-team
 //!
 //! [storage.files]
 //! kind = "local"
@@ -19,6 +25,14 @@
 //! region = "eu-central-1"
 //! profile = "minio"               # of ~/.aws/config and ~/.aws/credentials
 //! path_style = true
+//! storage_class = "STANDARD_IA"   # default: the server's own
+//! sse = "kms:alias/files"         # encryption by the server: "s3", "kms" or "kms:KEY-ID"
+//!
+//! [storage.vault]
+//! kind = "s3"
+//! bucket = "vault"
+//! customer_key = "vault.key"      # a file with the key of 32 bytes (SSE-C), or "env:NAME"
+//! customer_key_over_http = false  # true: send the key without TLS as well
 //! ```
 //!
 //! [`jobs`] has the sections of the daemon.
@@ -32,9 +46,13 @@ use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 
+use crate::rules::Given;
+use crate::throttle::Bandwidth;
+
 pub mod env;
 pub mod jobs;
 mod raw;
+pub mod sse;
 
 /// What the configuration file says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -60,12 +78,14 @@ pub struct Settings {
     pub concurrency: Option<NonZeroU32>,
     /// Bytes per part, 5 MiB to 5 GiB.
     pub part_size: Option<NonZeroU64>,
-    /// Bytes per second.
-    pub bandwidth: Option<NonZeroU64>,
+    /// Bytes per second, perhaps by the time of the week.
+    pub bandwidth: Option<Bandwidth>,
     /// Patterns of files to take; empty: all.
     pub include: Vec<String>,
     /// Patterns of files to leave out.
     pub exclude: Vec<String>,
+    /// What files are given whose names match.
+    pub rules: Vec<Given>,
 }
 
 /// A storage that has a name.
@@ -99,6 +119,12 @@ pub struct S3 {
     pub profile: Option<String>,
     /// Bucket in the path instead of in the host name; default: yes with an endpoint, no without.
     pub path_style: Option<bool>,
+    /// Storage class of what is written; default: the server's own.
+    pub storage_class: Option<String>,
+    /// Who encrypts what is written; default: as the bucket has it.
+    pub sse: Option<sse::Sse>,
+    /// Send a customer's key also to another machine without TLS; default: no.
+    pub customer_key_over_http: bool,
 }
 
 /// What is wrong with a configuration file.

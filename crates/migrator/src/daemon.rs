@@ -19,7 +19,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::daemon::job::{Job, Next, View};
+use crate::daemon::job::view::View;
+use crate::daemon::job::{Job, Next};
 use crate::daemon::schedule::{Times, Why};
 use crate::failure::{Exit, Failure};
 use crate::ledger::Ledger;
@@ -295,6 +296,10 @@ impl Daemon {
             });
             job.end(ended, Timestamp::now());
             job.count().await;
+            // An audit of the pair shows what the copy has changed, too.
+            for other in daemon.jobs().into_iter().filter(|other| other.shares_files_with(&job)) {
+                other.count().await;
+            }
             if job.is_retired() {
                 lock(&daemon.0.jobs).remove(job.name());
             }

@@ -16,11 +16,14 @@ use crate::collide::{Clashes, Folding, Search, Twins};
 use crate::filter::Filter;
 use crate::item::State;
 use crate::ledger::{FileFilter, FileRecord, Ledger, LedgerError, RunEnd, RunId, Tally};
+use crate::order::Order;
 use crate::plan::{Gate, Merge, MergeError, Step, Summary};
 use crate::progress::{Progress, Snapshot};
 use crate::retire::Attic;
+use crate::rules::Rules;
 use crate::safeguard::Refusal;
 use crate::scan::{self, Entry};
+use crate::throttle::Bandwidth;
 use crate::verify::Claim;
 
 pub use self::copy::copy;
@@ -33,6 +36,7 @@ mod ahead;
 mod copy;
 mod crew;
 mod delete;
+mod ordered;
 mod recorder;
 mod retire;
 mod sampling;
@@ -114,9 +118,14 @@ pub struct CopyOptions {
     /// request's overhead is noise, small enough that little is sent again.
     pub part_size: NonZeroU64,
     /// Bytes per second read from the source; default: no limit.
-    pub bandwidth: Option<NonZeroU64>,
+    pub bandwidth: Option<Bandwidth>,
     /// Attempts per file and run; default 3.
     pub attempts: NonZeroU32,
+    /// In which order files are copied; default: as the source lists them, by name. In every other order copying begins
+    /// once the source was listed whole.
+    pub order: Order,
+    /// What files are given whose names match; default: what they have in the source.
+    pub rules: Rules,
     /// Read back and compare what the target did not compare itself; default: yes. Without it such a file is told as
     /// unverified, and the next copy compares it.
     pub compare: bool,
@@ -157,6 +166,8 @@ impl Default for CopyOptions {
             part_size: const { NonZeroU64::MIN.saturating_add((16 << 20) - 1) },
             bandwidth: None,
             attempts: const { or_one(NonZeroU32::new(3)) },
+            order: Order::default(),
+            rules: Rules::default(),
             compare: true,
             allow_empty_source: false,
             retirement: None,
@@ -185,7 +196,7 @@ pub struct VerifyOptions {
     /// As for copies; default 8.
     pub concurrency: Option<NonZeroU32>,
     /// Bytes per second read back; default: no limit.
-    pub bandwidth: Option<NonZeroU64>,
+    pub bandwidth: Option<Bandwidth>,
     /// Read every byte of the source as well, and compare it with what was copied. Default: no; then a source that
     /// rotted on its disk, where nothing else tells it, is not found.
     pub read_source: bool,

@@ -12,7 +12,7 @@ use storage_core::metadata::FileMetadata;
 use self::glob::Glob;
 use crate::subset::Subset;
 
-mod glob;
+pub mod glob;
 
 /// Which files a run is about; the default is all.
 #[derive(Clone, Debug, Default)]

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use storage_core::checksum::{CompositeDigest, Digest};
 use storage_core::id::FileId;
 use storage_core::metadata::Version;
-use storage_core::storage::{PartReceipt, UploadTicket, Verified};
+use storage_core::storage::{Capabilities, PartReceipt, UploadTicket, Verified};
 
 use crate::course::Course;
 use crate::item::State;
@@ -332,6 +332,11 @@ impl Outcome {
             Self::Kept => "kept",
         }
     }
+
+    /// Tells whether something was to be done and was not: a file not copied, not seen, not removed.
+    pub const fn is_left_undone(self) -> bool {
+        matches!(self, Self::Failed | Self::Unseen | Self::NotDeleted)
+    }
 }
 
 /// A line of a run's journal. A later one for the same subject in the same run replaces it.
@@ -630,8 +635,8 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
     /// Returns a run, or the latest.
     async fn run(&self, run: Option<RunId>) -> Result<Option<RunRecord>>;
 
-    /// Returns the latest runs, latest first.
-    async fn runs(&self, limit: u32) -> Result<Vec<RunRecord>>;
+    /// Returns the latest runs, or the latest of those that began before a time, latest first.
+    async fn runs(&self, limit: u32, before: Option<Timestamp>) -> Result<Vec<RunRecord>>;
 
     /// Makes changes durable, in order, and answers for each. All of one call become durable together or not
     /// at all; calls made at the same time share one commit. A call that is dropped may have taken effect.
@@ -658,6 +663,10 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
 
     /// Yields a run's journal in ascending byte order of subjects.
     fn outcomes(&self, run: RunId) -> BoxStream<'static, Result<OutcomeRecord>>;
+
+    /// Yields the lines of a run's journal that say [`Outcome::is_left_undone`], in ascending byte order of subjects. The
+    /// others are not read into memory.
+    fn left_undone(&self, run: RunId) -> BoxStream<'static, Result<OutcomeRecord>>;
 
     /// Counts a run's journal.
     async fn outcome_counts(&self, run: RunId) -> Result<BTreeMap<Outcome, Count>>;
@@ -704,4 +713,11 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
 
     /// Keeps the file system that the source is on.
     async fn set_source_place(&self, place: &str) -> Result<()>;
+
+    /// Returns what the target was found capable of when it was last asked; nothing before the first
+    /// [`set_target_capabilities`](Self::set_target_capabilities).
+    async fn target_capabilities(&self) -> Result<Option<Capabilities>>;
+
+    /// Keeps what the target was found capable of.
+    async fn set_target_capabilities(&self, capabilities: &Capabilities) -> Result<()>;
 }

@@ -92,6 +92,11 @@ fn describe() {
         (names::LEDGER_FILES, Unit::Count, "Files in the ledger by state."),
         (names::LEDGER_BYTES, Unit::Bytes, "Bytes of the files in the ledger by state."),
         (storage::INFLIGHT, Unit::Count, "Operations of storages that are running."),
+        (
+            storage::CONCURRENCY_LIMIT,
+            Unit::Count,
+            "Operations at a time that a storage is held to; falls while it asks for less.",
+        ),
         (storage::CIRCUIT, Unit::Count, "Circuit breaker of a storage: 0 closed, 1 half open, 2 open."),
     ];
     for (name, unit, text) in gauges {

@@ -9,7 +9,7 @@ use std::fmt;
 
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use storage_core::error::Error;
 use storage_core::id::FileId;
 use storage_core::metadata::{FileMetadata, Version};
@@ -21,7 +21,7 @@ use crate::ledger::{self, Count, FileRecord, LedgerError, Outcome};
 use crate::scan::Entry;
 
 /// What is to be done with a file of the source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decision {
     /// The ledger does not know it, or knows it as gone.

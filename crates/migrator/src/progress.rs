@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -58,6 +58,8 @@ pub enum Event<'a> {
 /// The reason of a file that was copied, and that nobody was to compare.
 pub const NOT_COMPARED: &str = "not_compared";
 
+type Limit = Box<dyn Fn() -> u32 + Send + Sync>;
+
 type Sink = Box<dyn Fn(&Event<'_>) + Send + Sync>;
 
 /// A handle on the numbers of a run. A clone shares them.
@@ -68,6 +70,7 @@ pub struct Progress(Arc<Inner>);
 struct Inner {
     numbers: Numbers,
     sink: Option<Sink>,
+    limit: OnceLock<Limit>,
     slowest: Mutex<Slowest>,
     /// Microseconds that a file must exceed to be among the slowest: nearly all files read this and nothing else.
     slow: AtomicU64,
@@ -114,10 +117,14 @@ numbers! {
     bytes_sent,
     /// Bytes read, of the source and of what is read back.
     bytes_read,
+    /// Bytes read of the source by a copy: ahead of those sent by what waits in buffers.
+    bytes_taken,
     /// Attempts beyond the first.
     retries,
     /// Files in work.
     active,
+    /// Requests at a time that the target is held to as it said that more are too many; 0: as many as were allowed.
+    held_to,
 }
 
 impl Progress {
@@ -134,7 +141,15 @@ impl Progress {
 
     /// Returns the numbers at this moment.
     pub fn snapshot(&self) -> Snapshot {
-        self.0.numbers.snapshot()
+        let mut now = self.0.numbers.snapshot();
+        now.held_to = self.0.limit.get().map_or(0, |limit| limit().into());
+        now
+    }
+
+    /// Asks `limit` from now on how many requests at a time the target is held to; 0: as many as were allowed. The
+    /// first to be asked stays.
+    pub fn watch_limit(&self, limit: impl Fn() -> u32 + Send + Sync + 'static) {
+        let _ = self.0.limit.set(Box::new(limit));
     }
 
     /// Tells an event.
@@ -196,6 +211,12 @@ impl Progress {
     /// Counts bytes read, of the source and of what is read back.
     pub fn bytes_read(&self, bytes: u64) {
         add(&self.0.numbers.bytes_read, bytes);
+    }
+
+    /// Counts bytes read of the source by a copy.
+    pub fn bytes_taken(&self, bytes: u64) {
+        self.bytes_read(bytes);
+        add(&self.0.numbers.bytes_taken, bytes);
     }
 
     /// Counts bytes sent.

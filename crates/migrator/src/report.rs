@@ -35,6 +35,7 @@ pub mod files;
 pub mod html;
 pub mod proof;
 pub mod rows;
+pub mod story;
 pub mod survey;
 pub mod text;
 
@@ -206,6 +207,38 @@ pub struct RunSummary {
     pub program: String,
 }
 
+/// A run in one line: what can be told without reading its journal line by line.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RunTotals {
+    /// What the run comes to.
+    pub result: Verdict,
+    /// The run.
+    pub run: RunSummary,
+    /// What became of the entries.
+    pub sums: Sums,
+    /// What the run moved.
+    pub work: Work,
+}
+
+impl RunTotals {
+    /// Adds a run up.
+    ///
+    /// # Errors
+    /// The ledger failed; the sums do not add up.
+    pub async fn of(ledger: &dyn Ledger, record: RunRecord) -> Result<Self, ReportError> {
+        let counts = ledger.outcome_counts(record.id).await?;
+        let sums = sums(&record, &counts)?;
+        Ok(Self { result: verdict(&record, &sums), sums, work: record.tally.into(), run: record.into() })
+    }
+}
+
+impl From<Tally> for Work {
+    fn from(tally: Tally) -> Self {
+        let Tally { bytes_read, bytes_sent, parts_sent, parts_resumed, retries, .. } = tally;
+        Self { bytes_read, bytes_sent, parts_sent, parts_resumed, retries }
+    }
+}
+
 /// The content of `report.json`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -268,9 +301,7 @@ impl Report {
                 }
             }
         }
-        let Tally {
-            bytes_read, bytes_sent, parts_sent, parts_resumed, retries, candidates, withheld, ..
-        } = record.tally;
+        let Tally { candidates, withheld, .. } = record.tally;
         Ok(Self {
             schema_version: SCHEMA_VERSION,
             result: verdict(&record, &sums),
@@ -280,7 +311,7 @@ impl Report {
             candidates,
             withheld,
             reasons,
-            work: Work { bytes_read, bytes_sent, parts_sent, parts_resumed, retries },
+            work: record.tally.into(),
             states: ledger.state_counts().await?,
             problems,
             course: ledger.course(record.id).await?.unwrap_or_default(),

@@ -47,6 +47,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::lanes::Lanes;
 use crate::progress::Progress;
+use crate::rules::Rules;
 use crate::throttle::Throttle;
 
 use self::buffer::{Buffer, Pool};
@@ -119,6 +120,7 @@ pub struct Mover {
     slot_bytes: u64,
     buffers: Pool,
     throttle: Option<Arc<Throttle>>,
+    rules: Rules,
     lanes: Lanes,
     progress: Progress,
     stop: CancellationToken,
@@ -135,6 +137,8 @@ pub struct MoverOptions {
     pub part_size: NonZeroU64,
     /// What the source is read with; nothing: no limit.
     pub throttle: Option<Arc<Throttle>>,
+    /// What files are given instead of what the source has.
+    pub rules: Rules,
     /// Where parts are sent, beside the reading of the next.
     pub lanes: Lanes,
 }
@@ -164,6 +168,7 @@ impl Mover {
                 bytes(slot_bytes(&options)),
             ),
             throttle: options.throttle,
+            rules: options.rules,
             lanes: options.lanes,
             progress,
             stop,
@@ -277,6 +282,13 @@ impl Mover {
             }
             Err(TransferError::Target(error)) if error.kind() == ErrorKind::NoSuchUpload => {
                 journal.ended(&ticket).await.map_err(TransferError::Journal)?;
+                Err(TransferError::Target(error))
+            }
+            // A part is stored that is not what was sent, and nobody knows which: going on with them would end here again.
+            Err(TransferError::Target(error))
+                if error.kind() == ErrorKind::Integrity && error.op() == Op::FinishUpload =>
+            {
+                self.discard(&ticket, journal).await?;
                 Err(TransferError::Target(error))
             }
             Err(error) => Err(error),
@@ -454,7 +466,8 @@ impl Mover {
     async fn open(&self, file: &FileMetadata) -> Result<Reader, TransferError> {
         let download = self.source.download(&file.id, of_version(file).with_unverified(true)).await;
         let download = download.map_err(TransferError::Source)?;
-        let options = attributes(&download.metadata);
+        let mut options = attributes(&download.metadata);
+        self.rules.apply(&file.id, &mut options);
         Ok(Reader {
             body: download.body.fuse(),
             rest: Bytes::new(),
@@ -632,7 +645,7 @@ impl Reader {
             piece = next => piece?,
         };
         if let Some(piece) = &piece {
-            self.progress.bytes_read(piece.len() as u64);
+            self.progress.bytes_taken(piece.len() as u64);
         }
         Ok(piece)
     }
@@ -678,7 +691,7 @@ impl BodySource for SourceBody {
         let progress = self.mover.progress.clone();
         let body = download.body.and_then(move |piece| {
             let throttle = throttle.clone();
-            progress.bytes_read(piece.len() as u64);
+            progress.bytes_taken(piece.len() as u64);
             async move {
                 if let Some(throttle) = throttle {
                     throttle.pass(piece.len()).await;

@@ -20,12 +20,14 @@ use crate::daemon::Daemon;
 use crate::metrics::{Exporter, names};
 use crate::web::answer::Problem;
 use crate::web::gate::Gate;
+use crate::web::totals::Totals;
 
 mod answer;
 mod api;
 mod events;
 pub mod gate;
 mod page;
+mod totals;
 
 /// Longest body of a request: a few names.
 const BODY_LIMIT: usize = 1 << 20;
@@ -39,13 +41,17 @@ pub struct Site {
     daemon: Daemon,
     exporter: Exporter,
     gate: Arc<Gate>,
+    totals: Arc<Totals>,
+    /// Held while a report is made.
+    reporting: Arc<tokio::sync::Mutex<()>>,
     closing: CancellationToken,
 }
 
 impl Site {
     /// Makes a site; its streams end when `closing` is cancelled.
     pub fn new(daemon: Daemon, exporter: Exporter, gate: Arc<Gate>, closing: CancellationToken) -> Self {
-        Self { daemon, exporter, gate, closing }
+        let (totals, reporting) = (Arc::default(), Arc::default());
+        Self { daemon, exporter, gate, totals, reporting, closing }
     }
 }
 
@@ -76,8 +82,9 @@ fn routes() -> Vec<Route> {
         ("post", "/api/v1/jobs/{job}/retry", post(api::retry)),
         ("get", "/api/v1/runs", get(api::runs)),
         ("get", "/api/v1/runs/{job}/{run}", get(api::report)),
+        ("get", "/api/v1/runs/{job}/{run}/report.html", get(api::page)),
         ("get", "/api/v1/failures", get(api::failures)),
-        ("get", "/api/v1/files/{id}", get(api::files)),
+        ("get", "/api/v1/files/{id}", get(api::file)),
         ("get", "/api/v1/events", get(events::events)),
     ]
 }

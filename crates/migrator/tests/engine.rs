@@ -17,6 +17,7 @@ use migrator::item::State;
 use migrator::ledger::sqlite::{OpenMode, SqliteLedger};
 use migrator::ledger::{Binding, FileFilter, Ledger, Outcome, RunEnd, RunRecord, Withheld};
 use migrator::report;
+use migrator::throttle::Bandwidth;
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
 use storage_core::backend::local::{LocalConfig, LocalStorage};
@@ -31,6 +32,11 @@ use storage_core::storage::{
 use storage_core::testkit::flaky::{Fault, FlakyStorage, Odds};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
+
+#[path = "engine/crowd.rs"]
+mod crowd;
+#[path = "engine/order.rs"]
+mod order;
 
 const PART: u64 = 5 << 20;
 
@@ -428,7 +434,7 @@ async fn an_audit_that_is_stopped_calls_nothing_matched_that_it_has_not_compared
     bench.copy().await;
     let mut slow = VerifyOptions::default();
     slow.read_back = true;
-    slow.bandwidth = NonZeroU64::new(1 << 20);
+    slow.bandwidth = NonZeroU64::new(1 << 20).map(Bandwidth::fixed);
     let stop = bench.job.stop.clone();
     let (ended, ()) = tokio::join!(engine::verify(&bench.job, &slow), async {
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -449,7 +455,7 @@ async fn a_run_that_is_stopped_accounts_for_every_planned_file_and_the_next_goes
     }
     bench.put("large", bytes(99, 30 << 20)).await;
     let mut slow = options();
-    slow.bandwidth = NonZeroU64::new(4 << 20);
+    slow.bandwidth = NonZeroU64::new(4 << 20).map(Bandwidth::fixed);
     let stop = bench.job.stop.clone();
     let (ended, ()) = tokio::join!(engine::copy(&bench.job, &slow), async {
         tokio::time::sleep(Duration::from_millis(600)).await;

@@ -18,7 +18,7 @@ use crate::layer::cache::{CacheConfig, CachedStorage};
 use crate::layer::fallback::FallbackStorage;
 #[cfg(feature = "fallback")]
 use crate::layer::fallback::config::FallbackConfig;
-use crate::layer::limit::{LimitConfig, LimitStorage};
+use crate::layer::limit::{Bound, LimitConfig, LimitStorage};
 use crate::layer::metered::MeteredStorage;
 use crate::layer::retry::RetryStorage;
 use crate::layer::retry::policy::RetryConfig;
@@ -152,11 +152,23 @@ pub enum Layer {
 /// Those of opening the storage; [`Misconfigured`](crate::error::ErrorKind::Misconfigured) where a layer's
 /// numbers make no sense.
 pub async fn build(config: StackConfig) -> Result<Arc<dyn FileStorage>> {
+    build_known(config, None).await.map(|(storage, _)| storage)
+}
+
+/// As [`build`], with a handle on how many operations the storage may run, for whoever shows it; nothing where the layer
+/// `limit` is left out, or has two sides.
+///
+/// # Errors
+/// As [`build`].
+pub async fn build_with_bound(config: StackConfig) -> Result<(Arc<dyn FileStorage>, Option<Bound>)> {
     build_known(config, None).await
 }
 
 /// Builds; a server that is out is taken to be capable of what is known of it.
-async fn build_known(config: StackConfig, known: Option<&Capabilities>) -> Result<Arc<dyn FileStorage>> {
+async fn build_known(
+    config: StackConfig,
+    known: Option<&Capabilities>,
+) -> Result<(Arc<dyn FileStorage>, Option<Bound>)> {
     #[cfg(not(feature = "s3"))]
     let _ = known;
     // The futures of opening are large; a boxed one makes that of the caller small.
@@ -176,10 +188,10 @@ async fn build_known(config: StackConfig, known: Option<&Capabilities>) -> Resul
         BackendConfig::Fallback(pair) => {
             let (storage, fallback) = Box::pin(build_pair(pair, &config.layers)).await?;
             fallback.heal_while_in_use();
-            return Ok(storage);
+            return Ok((storage, None));
         }
     };
-    layered(storage, &config.layers)
+    layered_with_bound(storage, &config.layers)
 }
 
 /// Opens two storages with their layers, puts them together and the layers `metered` and `cache` around both, and returns that and
@@ -216,7 +228,7 @@ pub async fn build_pair(
             ));
         }
         config.layers.off.push(Layer::Metered);
-        Box::pin(build_known(config, known.as_ref())).await
+        Box::pin(build_known(config, known.as_ref())).await.map(|(storage, _)| storage)
     };
     let primary = side(*config.primary, first).await?;
     let secondary = side(*config.secondary, second).await?;
@@ -234,13 +246,23 @@ pub async fn build_pair(
 /// # Errors
 /// [`Misconfigured`](crate::error::ErrorKind::Misconfigured) where a layer's numbers make no sense.
 pub fn layered(storage: Arc<dyn FileStorage>, config: &LayersConfig) -> Result<Arc<dyn FileStorage>> {
+    layered_with_bound(storage, config).map(|(storage, _)| storage)
+}
+
+fn layered_with_bound(
+    storage: Arc<dyn FileStorage>,
+    config: &LayersConfig,
+) -> Result<(Arc<dyn FileStorage>, Option<Bound>)> {
+    let mut bound = None;
     let on = |layer| !config.off.contains(&layer);
     let mut storage = storage;
     if on(Layer::Timeout) {
         storage = Arc::new(TimeoutStorage::new(storage, config.timeout)?);
     }
     if on(Layer::Limit) {
-        storage = Arc::new(LimitStorage::new(storage, config.limit));
+        let limited = LimitStorage::new(storage, config.limit);
+        bound = Some(limited.bound());
+        storage = Arc::new(limited);
     }
     if on(Layer::Retry) {
         storage = Arc::new(RetryStorage::new(storage, config.retry)?);
@@ -252,7 +274,7 @@ pub fn layered(storage: Arc<dyn FileStorage>, config: &LayersConfig) -> Result<A
     if on(Layer::Metered) {
         storage = Arc::new(MeteredStorage::new(storage));
     }
-    Ok(storage)
+    Ok((storage, bound))
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@
 mod common;
 #[path = "s3/embedded.rs"]
 mod embedded;
+#[path = "s3/encryption.rs"]
+mod encryption;
 #[path = "s3/faults.rs"]
 mod faults;
 #[path = "s3/keys.rs"]
@@ -25,3 +27,4 @@ use common::fixture_on_garage;
 
 storage_core::conformance!(garage_keeps_its_promises, fixture_on_garage);
 storage_core::conformance!(the_embedded_server_keeps_its_promises, embedded::fixture);
+storage_core::conformance!(garage_keeps_its_promises_with_a_customer_key, encryption::fixture_with_a_key);

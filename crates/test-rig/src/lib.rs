@@ -22,6 +22,7 @@
 //! | [`skip`] | tests that cannot run say so |
 //! | [`tools`] | where the programs are |
 //! | [`proxy`] | [`Proxy`]: resets, stalls, lost answers, flipped bits |
+//! | [`meddler`] | [`Meddler`]: the same, and errors, for chosen requests |
 //! | [`tree`] | [`Tree`]: odd names, links, fifos, sparse files, with a manifest |
 //! | [`disk`] | [`Mount`](disk::Mount), [`Image`](disk::Image): file systems without room, attributes or power |
 //! | [`strace`] | [`Strace`]: kill or fail a program at one system call |
@@ -35,6 +36,7 @@ pub mod disk;
 pub mod endpoint;
 pub mod garage;
 pub mod http;
+pub mod meddler;
 pub mod moto;
 pub mod process;
 pub mod proxy;
@@ -47,6 +49,7 @@ pub mod tree;
 
 pub use endpoint::{S3Endpoint, ServerKind};
 pub use garage::Garage;
+pub use meddler::{Asked, Fate, Meddler};
 pub use moto::Moto;
 pub use proxy::{Fault, Proxy, Way};
 pub use shared::{garage, moto, unique_prefix};

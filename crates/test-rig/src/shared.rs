@@ -34,14 +34,27 @@ pub fn garage() -> Option<S3Endpoint> {
     })
 }
 
-/// Returns a moto; nothing, and the test is reported as skipped, where it is not installed.
+/// Returns a moto, with a bucket of this process; nothing, and the test is reported as skipped, where it is not
+/// installed.
+///
+/// A listing beside somebody who writes to the same bucket is answered with 500 now and then: moto walks a
+/// dictionary of Python that grows under it. So no two tests share a bucket here.
 ///
 /// # Panics
 /// As [`garage`].
 pub fn moto() -> Option<S3Endpoint> {
     static OWN: OnceLock<Result<Moto>> = OnceLock::new();
+    static BUCKET: OnceLock<String> = OnceLock::new();
     let shared = S3Endpoint::from_env(MOTO, ServerKind::Moto);
-    find(shared, "moto_server", "moto[server]", || OWN.get_or_init(Moto::start).as_ref().map(Moto::endpoint))
+    let server = find(shared, "moto_server", "moto[server]", || {
+        OWN.get_or_init(Moto::start).as_ref().map(Moto::endpoint)
+    })?;
+    let bucket = BUCKET.get_or_init(|| {
+        let name = unique_prefix().trim_end_matches('/').to_owned();
+        server.create_bucket(&name).unwrap_or_else(|error| panic!("{error:#}"));
+        name
+    });
+    Some(S3Endpoint { bucket: bucket.clone(), ..server })
 }
 
 fn find<'a>(

@@ -1,6 +1,8 @@
 //! The API is what its description says.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 
 use serde_json::Value;
 
@@ -182,6 +184,64 @@ impl Hall {
     fn until_calm(&self) {
         self.until("files", "it rests", |view| view["run"].is_null());
     }
+}
+
+/// As it stands in the query of an address.
+fn escaped(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+}
+
+/// A client that reads a long list in parts must get each line once.
+#[test]
+fn lists_are_read_in_parts_and_nothing_is_told_twice_or_left_out() {
+    let stage = Stage::new(&job("files", "retries = 0"));
+    for index in 0..7 {
+        stage.desk.write(&format!("source/b/{index}"), "x");
+    }
+    stage.desk.write("target/b", "in the way");
+    // No ledger has a row of what has no name.
+    fs::write(stage.desk.path("source").join(OsStr::from_bytes(b"odd \xff name")), "x").unwrap();
+    fs::write(stage.desk.path("source").join(OsStr::from_bytes(b"so is \xff")), "x").unwrap();
+    let hall = stage.start();
+    for _ in 0..3 {
+        hall.run("files");
+    }
+    let whole = hall.get("/api/v1/failures?limit=500").expect(200).json();
+    assert_eq!(whole["next"], Value::Null);
+    assert_eq!(whole["failures"].as_array().unwrap().len(), 9, "{whole:#}");
+    for limit in [1, 2, 7, 8, 9] {
+        let (mut parts, mut after) = (Vec::new(), String::new());
+        loop {
+            let part = hall.get(&format!("/api/v1/failures?limit={limit}{after}")).expect(200).json();
+            parts.extend(part["failures"].as_array().unwrap().clone());
+            assert_eq!(part["more"], !part["next"].is_null());
+            let Some(next) = part["next"].as_str() else { break };
+            after = format!("&after={}", escaped(next));
+        }
+        assert_eq!(Value::Array(parts), whole["failures"], "{limit} at a time");
+    }
+    hall.get("/api/v1/failures?after=files").expect(400);
+
+    let whole = hall.runs("files");
+    let (mut parts, mut before) = (Vec::new(), String::new());
+    loop {
+        let part = hall.get(&format!("/api/v1/runs?limit=1{before}")).expect(200).json();
+        let Some(run) = part["runs"].as_array().unwrap().first().cloned() else { break };
+        before = format!("&before={}", escaped(run["run"]["started"].as_str().unwrap()));
+        parts.push(run);
+    }
+    assert_eq!((parts.len(), parts), (3, whole));
+}
+
+/// Who has found a failed run in the history wants to read its report there.
+#[test]
+fn a_report_is_a_page_that_loads_nothing() {
+    let hall = hall();
+    let page = hall.get("/api/v1/runs/files/1/report.html").expect(200);
+    assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
+    let policy = page.header("content-security-policy").unwrap();
+    assert!(policy.starts_with("default-src 'none'; style-src 'sha256-"), "{policy}");
+    assert!(page.body.contains("b/c d") && page.body.contains("some files failed"), "{}", page.body);
 }
 
 #[test]

@@ -67,6 +67,11 @@ fn a_failure_is_seen_explained_and_retried() {
     browser.click("#failures td.name button");
     browser.until("#stories", "failed: the last attempt failed");
     browser.until("#stories", "ermission denied");
+    browser.until("#stories .next", "Next");
+    // The report of the run that failed is a click away, and says why.
+    let report =
+        "const a = document.querySelector('#runs a'); return fetch(a.href).then((answer) => answer.text())";
+    assert!(browser.run(report, &[]).as_str().unwrap().contains("private/diary.txt"));
 
     // Without the token, the order waits for it.
     browser.click("#failures tbody td:last-child button");

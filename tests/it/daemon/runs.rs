@@ -209,6 +209,8 @@ fn an_audit_as_a_job_finds_what_was_planted() {
     fs::write(hall.desk().path("target/b"), "xyZ").unwrap();
     let view = hall.run("audit");
     assert_eq!((&view["last"]["result"], &view["last"]["exit_code"]), (&"mismatch".into(), &5.into()));
+    // What the audit found is shown by the copy as well: nobody reads "100 %" of a damaged target.
+    hall.until("files", "it knows", |view| view["coverage"]["verified"]["files"] == 1);
     assert!(view["due"].is_null(), "an audit that found something is not repeated by itself: {view:#}");
     let metrics = hall.get("/metrics").expect(200).body;
     assert!(metrics.contains("\nmigrator_verify_mismatches_total 1\n"), "{metrics}");
@@ -220,4 +222,19 @@ fn an_audit_as_a_job_finds_what_was_planted() {
     hall.ask("files", "retry", "{}");
     assert_eq!(hall.run("audit")["last"]["result"], "ok");
     hall.order("/api/v1/jobs/audit/retry", "{}").expect(409);
+}
+
+/// A copy and an audit of one pair share a ledger: that the audit ran last must not hide when the copy last did.
+#[test]
+fn what_downtime_missed_is_run_although_an_audit_ran_later() {
+    let audit = "[job.audit]\nsource = \"./source\"\ntarget = \"./target\"\nmode = \"verify\"\n";
+    let stage = Stage::new(&format!("{}{audit}", job("files", "schedule = \"daily\"")));
+    stage.desk.write("source/a", "a");
+    stage.desk.migrator(["copy", "source", "target"]).run().exits(0);
+    stage.desk.migrator(["verify", "source", "target"]).run().exits(0);
+    let_time_go_by(&stage, 3);
+    let hall = stage.start();
+    let view = hall.until("files", "it has caught up", |view| view["last"]["exit_code"] == 0);
+    assert_eq!((&view["last"]["run"], view["failures"].as_u64()), (&3.into(), Some(0)), "{view:#}");
+    assert_eq!(hall.job("audit")["last"]["run"], 2);
 }

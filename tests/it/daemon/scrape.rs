@@ -40,32 +40,6 @@ fn the_alerts_are_right_and_fire_when_they_should() {
     promtool(&["test", "rules", "alerts.test.yml"]);
 }
 
-/// The units are understood to the last key, and let the program do little else than its work.
-#[test]
-fn the_units_are_right_and_hardened() {
-    let Some(analyze) = tools::require("systemd-analyze") else { return };
-    let dir = tempfile::tempdir().unwrap();
-    for (unit, name) in [
-        ("migrator-daemon.service", "migrator-daemon.service"),
-        ("migrator@.service", "migrator@photos.service"),
-        ("migrator@.timer", "migrator@photos.timer"),
-    ] {
-        let text = std::fs::read_to_string(packaged("systemd").join(unit)).unwrap();
-        // The program is where a package puts it, which this machine need not have.
-        let text = text.replace("/usr/bin/migrator", env!("CARGO_BIN_EXE_migrator"));
-        std::fs::write(dir.path().join(name), text).unwrap();
-    }
-    for name in ["migrator-daemon.service", "migrator@photos.service", "migrator@photos.timer"] {
-        let path = dir.path().join(name);
-        let verify = ["verify", "--recursive-errors=yes", "--man=no"];
-        succeeds(Command::new(&analyze).args(verify).arg(&path));
-        if name.ends_with(".service") {
-            let security = ["security", "--offline=true", "--threshold=15", "--no-pager"];
-            succeeds(Command::new(&analyze).args(security).arg(&path));
-        }
-    }
-}
-
 fn query(address: SocketAddr, expression: &str) -> Value {
     let encoded: String =
         expression

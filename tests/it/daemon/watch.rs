@@ -66,3 +66,18 @@ fn a_run_does_not_follow_itself() {
     let view = hall.job("files");
     assert_eq!((&view["watch"]["changes"], hall.runs("files").len()), (&false.into(), 2), "{view:#}");
 }
+
+/// A restart is a hole in the watch, as short as an upgrade or as long as a night.
+#[test]
+fn what_changed_while_nobody_watched_is_copied_after_the_restart() {
+    let stage = Stage::new(&job("files", "watch = true"));
+    stage.desk.write("source/a", "a");
+    let hall = stage.start();
+    hall.until("files", "it has run", |view| view["last"]["result"] == "ok");
+    let (stage, ran) = hall.stop();
+    ran.exits(0);
+    stage.desk.write("source/b", "b");
+    let hall = stage.start();
+    hall.until("files", "it is copied", |view| view["coverage"]["verified"]["files"] == 2);
+    assert_same("target", &hall.stored(), &stored(&hall.desk().path("source")));
+}

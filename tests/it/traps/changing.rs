@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
+use test_rig::{Fate, Meddler};
 
 use crate::support::{Desk, Files, Ran, Remote, Report, assert_same, bytes, entry, staged, stored};
 
@@ -74,6 +75,35 @@ fn a_file_rewritten_in_place_between_its_parts_is_one_version() {
     assert_eq!(remote.uploads(), [], "{ran}");
     assert_eq!(retries(&ran).len(), 1, "{ran}");
     assert_eq!(Report::read(&desk.path("report")).sum("copied"), 1);
+}
+
+/// azcopy sends a part again from the disk, which by then has another file. What is sent again here is the buffer that
+/// was hashed; and the file that changed meanwhile is copied afresh, whole.
+#[test]
+fn a_part_that_is_sent_again_is_of_the_version_that_is_published() {
+    let Some(remote) = Remote::garage() else { return };
+    let desk = Desk::new();
+    let file = desk.write("source/file", bytes(1, 12 << 20));
+    let new = bytes(2, 12 << 20);
+    let (path, data) = (file.clone(), new.clone());
+    let mut cuts = 0;
+    let meddler = Meddler::start(remote.endpoint.address(), move |asked| {
+        if asked.operation() != "UploadPart" || !asked.target.contains("partNumber=2") || cuts == 1 {
+            return Fate::Pass;
+        }
+        cuts += 1;
+        File::options().write(true).open(&path).unwrap().write_all(&data).unwrap();
+        Fate::CutRequest(1 << 20)
+    })
+    .unwrap();
+    let ran = desk
+        .migrator(["copy", "source", &remote.url(), "--part-size", "5MiB", "--concurrency", "1", "--json"])
+        .at(&remote.endpoint.via(meddler.address()))
+        .run()
+        .exits(0);
+    assert_same("Garage, seen by boto3", &remote.files(), &one(&new));
+    assert_eq!(remote.uploads(), [], "{ran}");
+    assert!(meddler.log().iter().any(|(_, fate)| *fate == Fate::CutRequest(1 << 20)), "{ran}");
 }
 
 /// s3sync opens the file again for each part: 45 MiB of the old one and 55 MiB of the new.

@@ -3,9 +3,9 @@
 use std::fs;
 use std::process::Command;
 
-use test_rig::Tree;
+use test_rig::{Manifest, Tree};
 
-use crate::support::{Desk, Ran, Report, entry, stored};
+use crate::support::{Desk, Ran, Remote, Report, assert_same, entry, stored};
 
 /// mc, rclone sync and s5cmd write "done" before it is; mc and s5cmd exit with 0 although files failed.
 #[test]
@@ -111,4 +111,37 @@ fn an_audit_finds_what_was_damaged_and_the_next_copy_repairs_it() {
     let target = stored(&desk.path("target"));
     assert_eq!(target["flipped"], entry("flipped".repeat(100).as_bytes()));
     assert_eq!(target["stranger"], entry(b"not ours"), "copy deletes and replaces nothing else");
+}
+
+/// aws and s5cmd compare the file's time with that of the object, on another clock: an object that was written later is
+/// taken for good for ever, whatever is in it.
+#[test]
+fn a_bad_copy_that_is_newer_than_the_file_heals() {
+    let Some(remote) = Remote::garage() else { return };
+    let desk = Desk::new();
+    let path = desk.write("source/file", "good".repeat(1000));
+    let hour_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+    fs::File::options().write(true).open(path).unwrap().set_modified(hour_ago).unwrap();
+    let copy = desk.migrator(["copy", "source", &remote.url(), "--verify", "all"]).at(&remote.endpoint);
+    copy.clone().run().exits(0);
+    // Of the same size, and newer.
+    remote.put("file", "evil".repeat(1000).as_bytes());
+    copy.clone().run().exits(5);
+    copy.run().exits(0);
+    let expected = [("file".to_owned(), entry("good".repeat(1000).as_bytes()))].into();
+    assert_same("Garage, seen by boto3", &remote.files(), &expected);
+}
+
+/// GitLab, Moodle and Synapse remove the local file because something of its name "exists" in the bucket.
+#[test]
+fn no_command_touches_the_source() {
+    let desk = Desk::new();
+    let tree = Tree::new(desk.path("source"), 10).unwrap().odd_names("").unwrap();
+    let tree = tree.symlinks("links").unwrap().finish();
+    desk.write("target/links/target/file", "exists, and is something else");
+    for command in ["plan", "copy", "sync", "verify", "cleanup", "status"] {
+        let line: &[&str] = if command == "sync" { &["--delete"] } else { &[] };
+        desk.migrator([command, "source", "target"]).args(line).run();
+        assert_eq!(Manifest::read(&desk.path("source")).unwrap(), tree, "{command}");
+    }
 }

@@ -10,11 +10,15 @@ use std::time::Duration;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use storage_core::checksum::Digest;
 
+use crate::config::sse::{KeySource, Sse};
 use crate::config::{check_concurrency, check_part_size};
-use crate::quantity::{parse_age, parse_rate, parse_size};
+use crate::order::Order;
+use crate::quantity::{parse_age, parse_size};
 use crate::report::proof::parse_hash;
+use crate::rules::Given;
 use crate::safeguard::Limit;
 use crate::subset::Subset;
+use crate::throttle::Bandwidth;
 
 const ABOUT: &str = "Moves files between storages: verified, resumable, reported";
 
@@ -258,6 +262,38 @@ pub struct Pair {
     /// named after source and target. Must not lie inside the source or the target.
     #[arg(long, value_name = "PATH")]
     pub ledger: Option<PathBuf>,
+    /// How a server stores.
+    #[command(flatten)]
+    pub storing: Storing,
+}
+
+/// How a server stores.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "S3 servers")]
+pub struct Storing {
+    /// Storage class of everything that is written to TARGET, in the server's words: STANDARD_IA, GLACIER_IR
+    ///
+    /// A server that stores as something else is refused before a file moves. What was copied before stays as it is.
+    #[arg(long, value_name = "CLASS")]
+    pub storage_class: Option<String>,
+    /// Who encrypts what is written to TARGET: s3 (keys of the server's), kms or kms:KEY-ID
+    ///
+    /// By default as the bucket's settings have it. A server that does not encrypt so is refused before a file moves.
+    #[arg(long, value_name = "HOW", conflicts_with = "customer_key")]
+    pub sse: Option<Sse>,
+    /// Where the key is that TARGET encrypts with (SSE-C): a file, or env:NAME for an environment variable
+    ///
+    /// The key has 32 bytes, as they are or in base64 or hexadecimal (`openssl rand -base64 32`). It goes along with
+    /// every request and the server forgets it: who loses it has lost the files. verify, sync and the way back need
+    /// it as well.
+    #[arg(long, value_name = "FILE|env:NAME")]
+    pub customer_key: Option<KeySource>,
+    /// Where the key is that SOURCE is encrypted with (SSE-C), as for --customer-key
+    #[arg(long, value_name = "FILE|env:NAME")]
+    pub source_customer_key: Option<KeySource>,
+    /// Send customer keys also to another machine without TLS, where everybody in between can read them
+    #[arg(long)]
+    pub customer_key_over_http: bool,
 }
 
 /// Which files.
@@ -312,9 +348,12 @@ pub struct Pace {
     /// the 32 are small files, which wait together for one sync of the disk.
     #[arg(long, value_name = "N", value_parser = concurrency)]
     pub concurrency: Option<NonZeroU32>,
-    /// Bytes per second at most, as in 10MiB/s [default: no limit]
-    #[arg(long, value_name = "RATE", value_parser = bandwidth)]
-    pub bandwidth: Option<NonZeroU64>,
+    /// Bytes per second at most: 10MiB/s, or a timetable: "08:00,10MiB/s 20:00,off" [default: no limit]
+    ///
+    /// An entry holds until the next, in the machine's local time, also over midnight. With a day in front it is there
+    /// on that day only: "Mon-08:00,1MiB Fri-18:00,off". A run that goes on obeys each change.
+    #[arg(long, value_name = "RATE", value_parser = Bandwidth::from_str)]
+    pub bandwidth: Option<Bandwidth>,
 }
 
 /// `plan`
@@ -358,6 +397,27 @@ pub struct Copy {
     /// What becomes of a file whose extended attributes do not fit an object (2 KiB with everything else)
     #[arg(long, value_name = "WHAT", value_enum, default_value_t = PreserveXattrs::Fail)]
     pub preserve_xattrs: PreserveXattrs,
+    /// Give files a content type whose names match, instead of the source's: *.md=text/markdown (repeatable)
+    ///
+    /// Patterns are as in --include; a `=` in one is written `\=`. Of several that match, the first decides. What the
+    /// configuration file has as [[rules]] comes after these options. Files that are unchanged stay as they are.
+    #[arg(long, value_name = "PATTERN=TYPE", value_parser = Given::parse_content_type, help_heading = "Attributes")]
+    pub content_type: Vec<Given>,
+    /// Give every file this tag beside its own (repeatable)
+    ///
+    /// For tags by name, the configuration file has [[rules]].
+    #[arg(long, value_name = "KEY=VALUE", value_parser = Given::parse_tag, help_heading = "Attributes")]
+    pub tag: Vec<Given>,
+    /// Give every object this user metadata, x-amz-meta-NAME (repeatable)
+    #[arg(long, value_name = "NAME=VALUE", value_parser = Given::parse_metadata, help_heading = "Attributes")]
+    pub metadata: Vec<Given>,
+    /// In which order files are copied: name, size (the smallest first), "size,desc", newest or oldest
+    ///
+    /// By name copying begins at once. In every other order the source is listed whole first, and what waits for its
+    /// turn waits in temporary files ($TMPDIR), not in memory.
+    #[arg(long, value_name = "ORDER", value_parser = Order::from_str, default_value_t = Order::Name,
+          help_heading = "How fast")]
+    pub order: Order,
     /// Which bytes are compared
     ///
     /// A target that refuses wrong bytes has compared them in any case.
@@ -628,11 +688,6 @@ fn concurrency(text: &str) -> Result<NonZeroU32, String> {
 
 fn part_size(text: &str) -> Result<NonZeroU64, String> {
     check_part_size(parse_size(text).map_err(|error| error.to_string())?)
-}
-
-fn bandwidth(text: &str) -> Result<NonZeroU64, String> {
-    let rate = parse_rate(text).map_err(|error| error.to_string())?;
-    NonZeroU64::new(rate).ok_or_else(|| "expected more than 0".to_owned())
 }
 
 #[cfg(test)]

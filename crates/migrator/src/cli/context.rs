@@ -12,21 +12,22 @@ use storage_core::backend::local::{Durability, LocalConfig, LocalStorage};
 use storage_core::backend::s3::S3Config;
 use storage_core::error::{Error, ErrorKind, Op};
 use storage_core::id::FileId;
-use storage_core::layer::limit::LimitConfig;
+use storage_core::layer::limit::{Bound, LimitConfig};
 use storage_core::stack::{self, BackendConfig, LayersConfig, StackConfig};
-use storage_core::storage::{Access, FileStorage};
+use storage_core::storage::{Access, Capabilities, FileStorage};
 
 use crate::cli::args;
 use crate::cli::args::Kept;
 use crate::cli::endpoint::Endpoint;
 use crate::cli::output::Output;
 use crate::cli::place::{AwsEnv, Place, check_apart, ledger_name, resolve_missing};
+use crate::cli::storing::{encryption, stored};
 use crate::config::env::Env;
 use crate::config::{Config, Settings};
 use crate::failure::{Exit, Failure, Side};
 use crate::filter::{self, Criteria, Filter, FilterError};
-use crate::ledger::Binding;
 use crate::ledger::sqlite::{OpenMode, SqliteLedger};
+use crate::ledger::{Binding, Ledger};
 use crate::preserve::Preserve;
 use crate::preserve::directory::{Notice, PreservingDirectory, TooLarge};
 use crate::quantity::show_name;
@@ -68,6 +69,8 @@ impl Migration {
 pub(super) struct Opened {
     /// With its layers.
     pub storage: Arc<dyn FileStorage>,
+    /// How many requests it may be sent at a time, where that follows what it can take.
+    pub bound: Option<Bound>,
     server: Option<RunningServer>,
 }
 
@@ -123,8 +126,8 @@ impl Context {
         pair: &args::Pair,
         report: Option<&Path>,
     ) -> Result<(Migration, Option<PathBuf>), Failure> {
-        let source = self.place(&pair.source, Side::Source)?;
-        let target = self.place(&pair.target, Side::Target)?;
+        let source = stored(self.place(&pair.source, Side::Source)?, Side::Source, &pair.storing)?;
+        let target = stored(self.place(&pair.target, Side::Target)?, Side::Target, &pair.storing)?;
         let ledger = match &pair.ledger {
             Some(path) => resolved(path, "ledger")?,
             None => self.default_ledger(&source, &target)?,
@@ -139,8 +142,8 @@ impl Context {
     /// # Errors
     /// As for [`migration`](Self::migration).
     pub(super) fn without_source(&self, pair: &args::Pair) -> Result<Migration, Failure> {
-        let source = self.place(&pair.source, Side::Target)?;
-        let target = self.place(&pair.target, Side::Target)?;
+        let source = stored(self.place(&pair.source, Side::Target)?, Side::Source, &pair.storing)?;
+        let target = stored(self.place(&pair.target, Side::Target)?, Side::Target, &pair.storing)?;
         let ledger = match &pair.ledger {
             Some(path) => resolved(path, "ledger")?,
             None => self.default_ledger(&source, &target)?,
@@ -204,7 +207,24 @@ impl Context {
     /// # Errors
     /// It cannot be used.
     pub(super) async fn open(&self, place: &Place, side: Side, access: Access) -> Result<Opened, Failure> {
-        self.open_place(place, side, access).await.map_err(|error| Failure::storage(side, &error))
+        self.open_place(place, side, access, None, None).await.map_err(|error| Failure::storage(side, &error))
+    }
+
+    /// Opens a target to write to. A server is sent at most `at_most` requests at a time, and fewer while it says that
+    /// it is too many. What the ledger remembers of it is asked again by the first write, so that a run with nothing to
+    /// do asks for nothing.
+    ///
+    /// # Errors
+    /// It cannot be used; the ledger cannot be read.
+    pub(super) async fn open_target(
+        &self,
+        place: &Place,
+        ledger: &dyn Ledger,
+        at_most: NonZeroU32,
+    ) -> Result<Opened, Failure> {
+        let remembered = ledger.target_capabilities().await?;
+        let opened = self.open_place(place, Side::Target, Access::ReadWrite, remembered, Some(at_most)).await;
+        opened.map_err(|error| Failure::storage(Side::Target, &error))
     }
 
     /// Opens a target that is looked at only, and finds out what it can do.
@@ -216,7 +236,7 @@ impl Context {
     /// It cannot be used.
     pub(super) async fn open_to_ask(&self, place: &Place) -> Result<Opened, Failure> {
         if matches!(place, Place::S3(_) | Place::Embedded { .. }) {
-            match self.open_place(place, Side::Target, Access::ReadWrite).await {
+            match self.open_place(place, Side::Target, Access::ReadWrite, None, None).await {
                 Err(error) if error.kind() == ErrorKind::Denied => {
                     tracing::warn!(%error, "what the target can do is not known: it may not be written to");
                 }
@@ -226,7 +246,14 @@ impl Context {
         self.open(place, Side::Target, Access::ReadOnly).await
     }
 
-    async fn open_place(&self, place: &Place, side: Side, access: Access) -> Result<Opened, Error> {
+    async fn open_place(
+        &self,
+        place: &Place,
+        side: Side,
+        access: Access,
+        remembered: Option<Capabilities>,
+        at_most: Option<NonZeroU32>,
+    ) -> Result<Opened, Error> {
         let name = side.to_string();
         match place {
             Place::Directory { path, relaxed } => {
@@ -242,13 +269,16 @@ impl Context {
                 // of them on a cold disk takes minutes.
                 layers.timeout = layers.timeout.with_stall(LISTING_STALL);
                 let config = StackConfig::new(BackendConfig::Local(config)).with_layers(layers);
-                Ok(Opened { storage: stack::build(config).await?, server: None })
+                Ok(Opened { storage: stack::build(config).await?, bound: None, server: None })
             }
             Place::S3(s3) => {
                 let mut config =
                     S3Config::new(&s3.bucket).with_prefix(&s3.prefix).with_name(name).with_access(access);
                 for endpoint in &s3.endpoints {
                     config = config.with_endpoint(endpoint);
+                }
+                if let Some(remembered) = remembered {
+                    config = config.with_remembered(remembered);
                 }
                 if let Some(region) = &s3.region {
                     config = config.with_region(region);
@@ -259,7 +289,17 @@ impl Context {
                 if let Some(path_style) = s3.path_style {
                     config = config.with_path_style(path_style);
                 }
-                Ok(Opened { storage: self.build(BackendConfig::S3(config)).await?, server: None })
+                if let Some(class) = &s3.storage_class {
+                    config = config.with_storage_class(class);
+                }
+                if let Some(sse) = &s3.sse {
+                    config = config.with_encryption(encryption(sse)?);
+                }
+                if s3.customer_key_over_http {
+                    config = config.with_customer_key_over_http();
+                }
+                let (storage, bound) = self.build(BackendConfig::S3(config), at_most).await?;
+                Ok(Opened { storage, bound, server: None })
             }
             Place::Embedded { path } => {
                 let config = LocalConfig::new(path).with_name("embedded").with_create_root();
@@ -273,20 +313,32 @@ impl Context {
                         .with_source(error)
                 })?;
                 let server = server.spawn();
-                let config = S3Config::new(EMBEDDED_BUCKET)
+                let mut config = S3Config::new(EMBEDDED_BUCKET)
                     .with_name(name)
                     .with_access(access)
                     .with_endpoint(server.endpoint())
                     .with_region(server.region())
                     .with_static_credentials(server.access_key(), server.secret_key());
-                let storage = self.build(BackendConfig::S3(config)).await?;
-                Ok(Opened { storage, server: Some(server) })
+                if let Some(remembered) = remembered {
+                    config = config.with_remembered(remembered);
+                }
+                let (storage, bound) = self.build(BackendConfig::S3(config), at_most).await?;
+                Ok(Opened { storage, bound, server: Some(server) })
             }
         }
     }
 
-    async fn build(&self, backend: BackendConfig) -> Result<Arc<dyn FileStorage>, Error> {
-        stack::build(StackConfig::new(backend).with_layers(self.layers())).await
+    async fn build(
+        &self,
+        backend: BackendConfig,
+        at_most: Option<NonZeroU32>,
+    ) -> Result<(Arc<dyn FileStorage>, Option<Bound>), Error> {
+        let mut layers = self.layers();
+        if let Some(at_most) = at_most {
+            layers.limit = LimitConfig::default().with_concurrency(at_most).with_adaptive(true);
+        }
+        let (storage, bound) = stack::build_with_bound(StackConfig::new(backend).with_layers(layers)).await?;
+        Ok((storage, bound.filter(|_| at_most.is_some())))
     }
 
     fn layers(&self) -> LayersConfig {
@@ -301,7 +353,7 @@ impl Context {
         let mut settings = self.config.settings.clone();
         if let Some(pace) = pace {
             settings.concurrency = pace.concurrency.or(settings.concurrency);
-            settings.bandwidth = pace.bandwidth.or(settings.bandwidth);
+            settings.bandwidth = pace.bandwidth.clone().or(settings.bandwidth);
         }
         if !which.include.is_empty() {
             settings.include.clone_from(&which.include);

@@ -3,20 +3,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use storage_core::storage::Access;
+use storage_core::storage::{Access, FileStorage};
 
 use crate::cli::args;
 use crate::cli::args::{PreserveXattrs, VerifyMode};
 use crate::cli::context::{Context, Migration, filter, open_attic, preserve, shown};
 use crate::cli::place::Place;
 use crate::cli::run::{Drive, close, latest, outcome, prepare_report};
+use crate::cli::storing;
 use crate::cli::watch::{Style, Watch, progress};
 use crate::engine::{self, CopyOptions, Job, Removal, Retirement, SyncOptions, VerifyOptions};
 use crate::failure::{Exit, Failure, Side};
+use crate::ledger::Ledger;
 use crate::ledger::sqlite::OpenMode;
 use crate::preserve::directory::Notice;
 use crate::progress::Event;
 use crate::retire::directory::DirectoryAttic;
+use crate::rules::{Given, Rules};
 
 /// Copies what is new or changed.
 ///
@@ -98,9 +101,6 @@ pub(super) async fn carry_out(
         Notice::new(move |message| progress.tell(&Event::Notice { message }))
     });
     let source = source.preserving_what_fits(&migration.source, Side::Source, kept, notice)?;
-    let target = context.open(&migration.target, Side::Target, Access::ReadWrite).await?;
-    let target = target.preserving(&migration.target, Side::Target, kept)?;
-
     let mut options = match &migration.target {
         Place::Directory { .. } => CopyOptions::into_a_directory(),
         _ => CopyOptions::default(),
@@ -108,8 +108,21 @@ pub(super) async fn carry_out(
     if let Some(concurrency) = settings.concurrency {
         options = options.with_concurrency(concurrency);
     }
+    let target = context.open_target(&migration.target, &*ledger, options.concurrency).await?;
+    let server = Arc::clone(&target.storage);
+    let target = target.preserving(&migration.target, Side::Target, kept)?;
+
     options.part_size = args.part_size.or(settings.part_size).unwrap_or(options.part_size);
-    options.bandwidth = settings.bandwidth;
+    options.bandwidth.clone_from(&settings.bandwidth);
+    options.order = args.order;
+    let given: Vec<Given> = [&args.content_type, &args.tag, &args.metadata, &settings.rules]
+        .into_iter()
+        .flatten()
+        .cloned()
+        .collect();
+    options.rules = Rules::new(&given).map_err(|error| {
+        Failure::new(Exit::Usage, error.to_string()).with_hint("see `migrator help copy`, or [[rules]]")
+    })?;
     options.allow_empty_source = args.allow_empty_source;
     options.compare = args.verify != VerifyMode::None;
     options.retirement = removal.map(|(attic, quarantine)| Retirement {
@@ -127,7 +140,11 @@ pub(super) async fn carry_out(
     }
     job.folding = migration.target.folding();
     job.progress = drive.progress;
+    if let Some(bound) = target.bound.clone() {
+        job.progress.watch_limit(move || if bound.now() < bound.cap() { bound.now() } else { 0 });
+    }
     job.settings = shown(&settings);
+    job.settings.extend(storing::shown(&migration.target));
     job.settings.extend(kept.any().then(|| ("preserve".to_owned(), kept.to_string())));
     job.stop = drive.stop;
     job.only = drive.only;
@@ -144,6 +161,7 @@ pub(super) async fn carry_out(
         }
     };
     watch.finish().await;
+    remember(&*job.ledger, &*server).await;
     let mut exit = outcome(context, &*job.ledger, before, ended, report.as_deref()).await;
     if let (Ok(copied @ (Exit::Ok | Exit::SomeFailed)), VerifyMode::All) = (&exit, args.verify)
         && job.only.is_none()
@@ -168,4 +186,18 @@ pub(super) async fn carry_out(
     }
     close(job, [source, target]).await;
     exit
+}
+
+/// Keeps what the target was found capable of, for the next time it is opened.
+async fn remember(ledger: &dyn Ledger, target: &dyn FileStorage) {
+    let found = target.capabilities();
+    let kept = async {
+        match ledger.target_capabilities().await? {
+            Some(known) if known == found => Ok(()),
+            _ => ledger.set_target_capabilities(&found).await,
+        }
+    };
+    if let Err(error) = kept.await {
+        tracing::warn!(%error, "what the target can do is not remembered");
+    }
 }

@@ -37,7 +37,7 @@ pub(super) async fn run(context: &Context, args: &args::Verify, drive: Drive) ->
         read_back: args.read_back,
         read_source: args.read_source,
         concurrency: settings.concurrency,
-        bandwidth: settings.bandwidth,
+        bandwidth: settings.bandwidth.clone(),
     };
     let mut job = Job::new(Arc::clone(&source.storage), Arc::clone(&target.storage), ledger);
     job.filter = filter;

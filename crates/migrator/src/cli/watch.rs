@@ -200,6 +200,9 @@ fn messages(numbers: &Snapshot, pace: &Pace) -> [String; 2] {
             files.push_str(&format!(", {number} {word}"));
         }
     }
+    if numbers.held_to > 0 {
+        files.push_str(&format!(", the target is held to {} at a time", numbers.held_to));
+    }
     let mut bytes = format!("{}/{}{more}", show_size(moved(numbers)), show_size(numbers.planned_bytes));
     if let Some(rate) = pace.rate {
         bytes.push_str(&format!(", {}/s", show_size(rate)));

@@ -1,7 +1,8 @@
 //! The environment variables that the tool reads, all of them, in one place.
 //!
 //! Credentials are not among them: the S3 client reads those itself, and nothing here ever holds a secret. The one
-//! that the daemon takes, [`MIGRATOR_TOKEN`], goes straight to where it is compared.
+//! that the daemon takes, [`MIGRATOR_TOKEN`], goes straight to where it is compared. A customer's key is in a variable
+//! that whoever runs the tool names ([`KeySource`](super::sse::KeySource)).
 
 use std::ffi::OsString;
 use std::path::PathBuf;

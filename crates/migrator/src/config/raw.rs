@@ -8,18 +8,33 @@ use storage_core::id::FileId;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::config::sse::{KeySource, Sse};
 use crate::config::{
     Config, ConfigError, S3, Settings, Storage, check_concurrency, check_endpoint, check_part_size,
     is_storage_name,
 };
-use crate::quantity::{parse_rate, parse_size};
+use crate::quantity::parse_size;
+use crate::rules::{Given, Rules};
 
 mod jobs;
 
-const TOP: [&str; 8] =
-    ["concurrency", "part_size", "bandwidth", "include", "exclude", "storage", "daemon", "job"];
+const TOP: [&str; 9] =
+    ["concurrency", "part_size", "bandwidth", "include", "exclude", "rules", "storage", "daemon", "job"];
+const RULE: [&str; 4] = ["match", "content_type", "tags", "metadata"];
 const LOCAL: [&str; 3] = ["kind", "path", "durability"];
-const S3_KEYS: [&str; 7] = ["kind", "bucket", "prefix", "endpoints", "region", "profile", "path_style"];
+const S3_KEYS: [&str; 11] = [
+    "kind",
+    "bucket",
+    "prefix",
+    "endpoints",
+    "region",
+    "profile",
+    "path_style",
+    "storage_class",
+    "sse",
+    "customer_key",
+    "customer_key_over_http",
+];
 const KINDS: [&str; 2] = ["local", "s3"];
 
 /// Words in keys of other tools that hold a secret.
@@ -46,12 +61,11 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
             check_part_size(parse_size(text).map_err(|error| error.to_string())?)
         })?,
         bandwidth: table.checked("bandwidth", |value| {
-            let text = value.as_str().ok_or("expected a rate in quotes, as in \"10MiB/s\"")?;
-            let rate = parse_rate(text).map_err(|error| error.to_string())?;
-            std::num::NonZeroU64::new(rate).ok_or_else(|| "expected more than 0".to_owned())
+            value.as_str().ok_or("expected a rate in quotes, as in \"10MiB/s\"")?.parse()
         })?,
         include: table.texts("include")?,
         exclude: table.texts("exclude")?,
+        rules: rules(&table)?,
     };
     let mut storages = BTreeMap::new();
     if let Some(section) = table.table("storage")? {
@@ -72,6 +86,28 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
         daemon: jobs::daemon(&table)?,
         jobs: jobs::jobs(&table)?,
     })
+}
+
+fn rules(root: &Table<'_, '_>) -> Result<Vec<Given>, ConfigError> {
+    let Some(value) = root.get("rules") else { return Ok(Vec::new()) };
+    let array = value
+        .get_ref()
+        .as_array()
+        .ok_or_else(|| root.wrong("rules", "expected sections [[rules]], each with its own `match`"))?;
+    let rule = |value| {
+        let table = root.below("rules", Spanned::span(value), value)?;
+        table.only(&RULE)?;
+        let given = Given {
+            pattern: table.required("match")?,
+            content_type: table.text("content_type")?,
+            tags: table.words("tags")?,
+            metadata: table.words("metadata")?,
+        };
+        Rules::new(std::slice::from_ref(&given))
+            .map_err(|error| table.file.wrong(table.span.clone(), error.to_string()))?;
+        Ok(given)
+    };
+    array.iter().map(rule).collect()
 }
 
 fn storage(table: &Table<'_, '_>) -> Result<Storage, ConfigError> {
@@ -105,6 +141,7 @@ fn storage(table: &Table<'_, '_>) -> Result<Storage, ConfigError> {
                     )
                 })?;
             }
+            let (sse, customer_key_over_http) = sse(table)?;
             Ok(Storage::S3(S3 {
                 bucket: table.required("bucket")?,
                 prefix: prefix.unwrap_or_default(),
@@ -114,6 +151,9 @@ fn storage(table: &Table<'_, '_>) -> Result<Storage, ConfigError> {
                 path_style: table.checked("path_style", |value| {
                     value.as_bool().ok_or("expected true or false".to_owned())
                 })?,
+                storage_class: table.text("storage_class")?,
+                sse,
+                customer_key_over_http,
             }))
         }
         other => {
@@ -124,6 +164,24 @@ fn storage(table: &Table<'_, '_>) -> Result<Storage, ConfigError> {
             })
         }
     }
+}
+
+/// Reads who encrypts, and whether a key may go without TLS.
+fn sse(table: &Table<'_, '_>) -> Result<(Option<Sse>, bool), ConfigError> {
+    let sse = table.checked("sse", |value| value.as_str().unwrap_or_default().parse::<Sse>())?;
+    let key =
+        table.checked("customer_key", |value| value.as_str().unwrap_or_default().parse::<KeySource>())?;
+    if sse.is_some() && key.is_some() {
+        return Err(table
+            .wrong("customer_key", "stands beside sse, which is another key")
+            .with_hint("leave out one"));
+    }
+    let base = table.file.path.parent().unwrap_or(Path::new(""));
+    let over_http = table.checked("customer_key_over_http", |value| {
+        value.as_bool().ok_or("expected true or false".to_owned())
+    })?;
+    let customer = key.map(|key| Sse::Customer(key.beneath(base)));
+    Ok((sse.or(customer), over_http.unwrap_or(false)))
 }
 
 /// Returns the known word that `word` most likely was to be.
@@ -233,6 +291,16 @@ impl<'a, 'i> Table<'a, 'i> {
         Ok(texts.unwrap_or_default())
     }
 
+    fn words(&self, key: &str) -> Result<BTreeMap<String, String>, ConfigError> {
+        let Some(table) = self.table(key)? else { return Ok(BTreeMap::new()) };
+        let pairs = table.table.iter().map(|(name, value)| {
+            let text = value.get_ref().as_str().map(str::to_owned);
+            let text = text.ok_or_else(|| table.wrong(name.get_ref(), "expected a text in quotes"))?;
+            Ok((name.get_ref().to_string(), text))
+        });
+        pairs.collect()
+    }
+
     fn table(&self, key: &str) -> Result<Option<Table<'a, 'i>>, ConfigError> {
         self.get(key).map(|value| self.below(key, value.span(), value)).transpose()
     }
@@ -252,37 +320,58 @@ impl<'a, 'i> Table<'a, 'i> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn parsed(text: &str) -> Result<Config, ConfigError> {
+    /// Parses a configuration file that lies where packages have it.
+    pub(in crate::config) fn parsed(text: &str) -> Result<Config, ConfigError> {
         parse(text, Path::new("/etc/migrator/config.toml"))
     }
 
-    fn refused(text: &str) -> String {
+    /// Returns the refusal of a configuration file, and its hint.
+    pub(in crate::config) fn refused(text: &str) -> String {
         let error = parsed(text).unwrap_err();
         format!("{error} | {}", error.hint.as_deref().unwrap_or_default())
     }
 
-    #[test]
-    fn reads_what_the_documentation_shows() {
-        let text: String = include_str!("../config.rs")
+    /// Returns the configuration file that the head of a source file shows.
+    pub(in crate::config) fn documented(source: &str) -> String {
+        source
             .lines()
             .skip_while(|line| !line.contains("```toml"))
             .skip(1)
             .take_while(|line| !line.contains("```"))
             .map(|line| format!("{}\n", line.trim_start_matches("//!")))
-            .collect();
-        let config = parsed(&text).unwrap();
+            .collect()
+    }
+
+    #[test]
+    fn reads_what_the_documentation_shows() {
+        let config = parsed(&documented(include_str!("../config.rs"))).unwrap();
         assert_eq!(config.settings.concurrency.unwrap().get(), 16);
         assert_eq!(config.settings.part_size.unwrap().get(), 32 << 20);
-        assert_eq!(config.settings.bandwidth.unwrap().get(), 50 << 20);
+        assert_eq!(config.settings.bandwidth, Some("50MiB/s".parse().unwrap()));
         assert_eq!(config.settings.exclude, ["*.tmp"]);
+        assert_eq!(config.settings.rules.len(), 1);
+        assert_eq!(config.settings.rules[0].metadata["team"], "web");
         assert_eq!(config.storages["files"], Storage::Local { path: "/srv/files".into(), relaxed: false });
         let Storage::S3(s3) = &config.storages["minio"] else { panic!("{config:?}") };
         assert_eq!((s3.bucket.as_str(), s3.prefix.as_str()), ("files", "tenant-1"));
         assert_eq!(s3.endpoints.len(), 2);
         assert_eq!(s3.path_style, Some(true));
+        assert_eq!(s3.storage_class.as_deref(), Some("STANDARD_IA"));
+        assert_eq!(s3.sse, Some(Sse::Kms(Some("alias/files".into()))));
+        let Storage::S3(vault) = &config.storages["vault"] else { panic!("{config:?}") };
+        assert_eq!(vault.sse, Some(Sse::Customer(KeySource::File("/etc/migrator/vault.key".into()))));
+    }
+
+    #[test]
+    fn a_storage_has_one_key_and_the_refusal_does_not_show_it() {
+        let bucket = "[storage.a]\nkind = \"s3\"\nbucket = \"b\"\n";
+        assert!(refused(&format!("{bucket}sse = \"s3\"\ncustomer_key = \"k\"")).contains("another key"));
+        let refusal = refused(&format!("{bucket}sse = \"hunter2\""));
+        assert!(refusal.contains(":4: sse: expected s3, kms") && !refusal.contains("hunter2"), "{refusal}");
+        assert!(refused(&format!("{bucket}customer_key = 7")).contains("expected a file"));
     }
 
     #[test]
@@ -316,11 +405,17 @@ mod tests {
             ("concurrency = \"8\"", ":1: concurrency: expected a whole number"),
             ("part_size = \"1MiB\"", "not between 5 MiB and 5 GiB"),
             ("bandwidth = \"0\"", "would never end"),
+            ("bandwidth = \"8:00,1M 8:00,2M\"", ":1: bandwidth: two entries"),
             ("include = \"*.txt\"", "expected a list"),
             ("[storage.\"a b\"]\nkind = \"local\"", "letters, digits"),
             ("[storage.a]\nkind = \"local\"", "[storage.a] has no key \"path\""),
             ("[storage.a]\npath = \"/x\"", "[storage.a] has no key \"kind\""),
             ("storage = 3", "expected a section"),
+            ("[rules]\nmatch = \"*\"", "expected sections [[rules]]"),
+            ("\n[[rules]]\ncontent_type = \"a/b\"", ":2: [rules] has no key \"match\""),
+            ("\n[[rules]]\nmatch = \"*\"", ":2: the rule for \"*\" gives nothing"),
+            ("[[rules]]\nmatch = \"*\"\ntags = { a = 7 }", ":3: a: expected a text"),
+            ("[[rules]]\nmatch = \"*\"\nmetadata = { sha256 = \"0\" }", "holds what a file came with"),
             ("[storage.a]\nkind = \"s3\"\nbucket = \"b\"\nprefix = \"/p\"", ":4: prefix: an id must not"),
             ("a = = b", "/etc/migrator/config.toml:1: "),
         ] {

@@ -1,6 +1,8 @@
 //! One job: what is known of it, what it is doing, when it is due.
+//!
+//! When it runs next, and about what, is decided in [`agenda`]; what its runs came to is told in [`outcome`].
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -8,26 +10,31 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use serde::Serialize;
-use storage_core::id::FileId;
 use tokio_util::sync::CancellationToken;
 
-use crate::daemon::schedule::{self, Due, Past, Why};
+use crate::daemon::job::agenda::Agenda;
+use crate::daemon::job::outcome::{Coverage, Last};
+use crate::daemon::job::view::{Doing, RunView, View, WatchView};
+use crate::daemon::schedule::{Due, Why};
 use crate::daemon::source::{Seen, Watching};
 use crate::daemon::{Ended, JobSpec, Order, Scope, Work};
-use crate::failure::{Exit, Failure};
+use crate::failure::Failure;
 use crate::item::State;
-use crate::ledger::{Count, Ledger, RunEnd, RunId, RunKind};
+use crate::ledger::{Ledger, RunId, RunKind};
 use crate::metrics::{self, Sampler, names};
 use crate::progress::meter::{Meter, Pace};
-use crate::progress::{Event, Progress, Snapshot};
-use crate::report::{Report, Verdict};
+use crate::progress::{Event, Progress};
+use crate::report::RunTotals;
+
+mod agenda;
+pub mod outcome;
+pub mod view;
 
 /// Seconds of throughput that are kept.
 const SPEEDS: usize = 120;
 
-/// Changed files that are kept one by one; with more, everything is looked at.
-const MOST_CHANGES: usize = 10_000;
+/// Runs that are looked back at for the latest of a job's kind.
+const LOOK_BACK: u32 = 100;
 
 /// A job of the daemon.
 #[derive(Debug)]
@@ -42,10 +49,7 @@ struct Kept {
     /// Whether the configuration no longer has it.
     retired: bool,
     prepared: bool,
-    past: Past,
-    /// Files that changed; nothing: everything may have.
-    changes: Option<BTreeSet<FileId>>,
-    retry: Scope,
+    agenda: Agenda,
     running: Option<Running>,
     last: Option<Last>,
     coverage: Option<Coverage>,
@@ -84,113 +88,6 @@ pub(super) enum Next {
     Nothing,
 }
 
-/// The latest run that has ended.
-#[derive(Clone, Debug, Serialize)]
-pub struct Last {
-    /// Its number in the ledger; nothing where it never began.
-    pub run: Option<RunId>,
-    /// As metrics have it: `ok`, `some_failed`, `mismatch`, `refused`, `interrupted`, `error`; `nothing_to_do`.
-    pub result: &'static str,
-    /// As the command would have exited; nothing where a former process ran it.
-    pub exit_code: Option<u8>,
-    /// When it ended.
-    pub ended: Timestamp,
-    /// From begin to end.
-    pub seconds: f64,
-    /// Why it could not go on.
-    pub message: Option<String>,
-    /// What to do about it.
-    pub hints: Vec<String>,
-}
-
-/// What the ledger holds.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Coverage {
-    /// Files of the source that are verified.
-    pub verified: Count,
-    /// Files of the source, as far as they were seen.
-    pub total: Count,
-    /// All by state.
-    pub states: BTreeMap<State, Count>,
-}
-
-/// What a job is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Doing {
-    /// Nothing; see when it is due.
-    Idle,
-    /// A run is in progress.
-    Running,
-    /// Nothing yet: what failed is tried again soon.
-    Waiting,
-    /// A run is in progress and has been asked to end.
-    Stopping,
-}
-
-/// The run in progress.
-#[derive(Clone, Debug, Serialize)]
-pub struct RunView {
-    /// Its number in the ledger; nothing before it has one.
-    pub run: Option<RunId>,
-    /// Why it began.
-    pub why: Why,
-    /// `all`, `failed` or `files`.
-    pub scope: &'static str,
-    /// When.
-    pub started: Timestamp,
-    /// Its numbers.
-    pub numbers: Snapshot,
-    /// Nothing before the second look.
-    pub bytes_per_second: Option<u64>,
-    /// Nothing while the scan goes on, or nothing moves.
-    pub eta_seconds: Option<u64>,
-}
-
-/// How the source is watched.
-#[derive(Clone, Debug, Serialize)]
-pub struct WatchView {
-    /// `starting`, `on`, or `off` as it cannot be.
-    pub state: &'static str,
-    /// Why it is off.
-    pub message: Option<String>,
-    /// Changes that no run has looked at.
-    pub changes: bool,
-}
-
-/// How a job stands.
-#[derive(Clone, Debug, Serialize)]
-pub struct View {
-    /// Its name.
-    pub name: String,
-    /// `copy`, `sync` or `verify`.
-    pub mode: &'static str,
-    /// As the configuration has it.
-    pub source: String,
-    /// As the configuration has it.
-    pub target: String,
-    /// As the configuration has it.
-    pub schedule: Option<String>,
-    /// What it is doing.
-    pub state: Doing,
-    /// When it is due next, and why; nothing while it runs, or where nothing but a request starts it.
-    pub due: Option<Due>,
-    /// The run in progress.
-    pub run: Option<RunView>,
-    /// The latest that has ended.
-    pub last: Option<Last>,
-    /// Runs in a row that failed.
-    pub failures: u32,
-    /// What the ledger holds; nothing before the first run.
-    pub coverage: Option<Coverage>,
-    /// Bytes sent in each of the last seconds of the run in progress, or of the latest; the last is now.
-    pub speeds: Vec<u64>,
-    /// How the source is watched; nothing where it is not.
-    pub watch: Option<WatchView>,
-    /// Whether a run can be about some files only.
-    pub partial: bool,
-}
-
 impl Job {
     pub(super) fn new(spec: JobSpec) -> Self {
         let name = spec.name.clone();
@@ -199,9 +96,7 @@ impl Job {
             spec,
             retired: false,
             prepared: false,
-            past: Past { base: Timestamp::now(), ..Past::default() },
-            changes: Some(BTreeSet::new()),
-            retry: Scope::All,
+            agenda: Agenda::new(Timestamp::now()),
             running: None,
             last: None,
             coverage: None,
@@ -255,6 +150,15 @@ impl Job {
         self.kept().spec.partial
     }
 
+    /// Tells whether another job is about the same pair of storages, and so works with the same ledger.
+    pub(super) fn shares_files_with(&self, other: &Self) -> bool {
+        let pair = |job: &Self| {
+            let kept = job.kept();
+            (kept.spec.source.clone(), kept.spec.target.clone())
+        };
+        self.name != other.name && pair(self) == pair(other)
+    }
+
     /// Tells whether a run is in progress.
     pub fn is_running(&self) -> bool {
         self.kept().running.is_some()
@@ -279,46 +183,27 @@ impl Job {
                 return;
             }
         };
-        let report = Report::of(&*ledger, None).await.ok();
         self.recount(&*ledger).await;
-        let Some(report) = report else { return };
+        // A copy and an audit of one pair share a ledger.
+        let kind = self.kind();
+        let runs = ledger.runs(LOOK_BACK, None).await.unwrap_or_default();
+        let Some(latest) = runs.into_iter().find(|run| run.kind == kind) else { return };
+        let Ok(totals) = RunTotals::of(&*ledger, latest).await else { return };
         let mut kept = self.kept();
-        if kept.running.is_some() {
+        // A run of this process is newer, also one that has ended while the ledger was read.
+        if kept.running.is_some() || kept.last.is_some() {
             return;
         }
-        let ended = report.run.finished.unwrap_or(report.run.started);
-        let is_ours = report.run.kind == kind_of(kept.spec.mode);
-        if kept.spec.catch_up && is_ours {
-            kept.past.base = report.run.started.min(kept.past.base);
+        let mut before = outcome::before(&totals, kept.spec.partial);
+        let catch_up = kept.spec.catch_up;
+        // What changed while nobody watched is found by looking at everything.
+        before.whole &= !(catch_up && kept.spec.watch.is_some());
+        kept.agenda.recall(before, catch_up);
+        let last = Last::recalled(&totals);
+        if last.is_ok() {
+            metrics::seconds_of(names::LAST_SUCCESS, &self.name, last.ended);
         }
-        if is_ours && report.run.end == Some(RunEnd::Complete) && report.run.scanned_to.is_some() {
-            kept.past.whole = Some(ended);
-        }
-        let result = match report.result {
-            Verdict::Clean | Verdict::Unverified => "ok",
-            Verdict::Refused => "refused",
-            Verdict::SomeFailed => "some_failed",
-            Verdict::Mismatch => "mismatch",
-            Verdict::Interrupted | Verdict::Running => "interrupted",
-            Verdict::Aborted => "error",
-        };
-        if is_ours && matches!(report.result, Verdict::SomeFailed | Verdict::Aborted | Verdict::Running) {
-            kept.past.failures = Some((1, ended));
-            let one_by_one = kept.spec.partial && report.result == Verdict::SomeFailed;
-            kept.retry = if one_by_one { Scope::Failed } else { Scope::All };
-        }
-        if result == "ok" {
-            metrics::seconds_of(names::LAST_SUCCESS, &self.name, ended);
-        }
-        kept.last = Some(Last {
-            run: Some(report.run.id),
-            result,
-            exit_code: None,
-            ended,
-            seconds: report.run.seconds.unwrap_or(0.0),
-            message: None,
-            hints: Vec::new(),
-        });
+        kept.last = Some(last);
     }
 
     /// Counts the files of the ledger anew.
@@ -338,20 +223,11 @@ impl Job {
                 return;
             }
         };
-        let mut coverage = Coverage { states, ..Coverage::default() };
         for state in State::ALL {
-            let count = coverage.states.get(&state).copied().unwrap_or_default();
-            if matches!(state, State::Verified | State::Retired) {
-                coverage.verified.files += count.files;
-                coverage.verified.bytes += count.bytes;
-            }
-            if state != State::Gone {
-                coverage.total.files += count.files;
-                coverage.total.bytes += count.bytes;
-            }
+            let count = states.get(&state).copied().unwrap_or_default();
             metrics::ledger_files(&self.name, state.as_str(), count.files, count.bytes);
         }
-        self.kept().coverage = Some(coverage);
+        self.kept().coverage = Some(Coverage::of(states));
     }
 
     pub(super) fn to_watch(&self) -> Option<PathBuf> {
@@ -373,31 +249,13 @@ impl Job {
 
     /// Notes a change; true where the scheduler does not know of any yet.
     pub(super) fn note_change(&self, seen: Seen, at: Timestamp) -> bool {
-        let mut kept = self.kept();
-        match (seen, &mut kept.changes) {
-            (Seen::File(id), Some(changes)) if changes.len() < MOST_CHANGES => {
-                changes.insert(id);
-            }
-            _ => kept.changes = None,
-        }
-        let first = kept.past.changes.map_or(at, |(first, _)| first);
-        kept.past.changes.replace((first, at)).is_none()
+        self.kept().agenda.note_change(seen, at)
     }
 
     pub(super) fn next(&self, now: Timestamp, zone: &TimeZone, seed: u64) -> Next {
         let kept = self.kept();
         match kept.due(zone, seed) {
-            Some(due) if due.at <= now => {
-                let scope = match due.why {
-                    Why::Retry => kept.retry.clone(),
-                    Why::Change => match &kept.changes {
-                        Some(changes) if kept.spec.partial => Scope::Files(changes.iter().cloned().collect()),
-                        _ => Scope::All,
-                    },
-                    Why::Schedule | Why::Reconcile | Why::Asked => Scope::All,
-                };
-                Next::Start(Order { why: due.why, scope })
-            }
+            Some(due) if due.at <= now => Next::Start(kept.agenda.order(due.why, kept.spec.partial)),
             Some(due) => Next::At(due.at),
             None => Next::Nothing,
         }
@@ -409,10 +267,7 @@ impl Job {
         if kept.running.is_some() || kept.retired {
             return None;
         }
-        if order.why == Why::Change || order.scope == Scope::All {
-            kept.changes = Some(BTreeSet::new());
-            kept.past.changes = None;
-        }
+        kept.agenda.begin(order);
         let run = Arc::new(AtomicI64::new(0));
         let progress = Progress::with_sink({
             let (job, number) = (self.name.clone(), Arc::clone(&run));
@@ -445,36 +300,23 @@ impl Job {
         let Some(running) = kept.running.take() else { return };
         kept.sampler.sample(now, &running.progress.snapshot());
         kept.sampler.rest();
-        kept.note_end(&running.order, &ended, now);
-        let run = running.number();
-        let idle = ended.exit == Exit::Ok && run.is_none();
-        let result = if idle { "nothing_to_do" } else { result_of(ended.exit) };
-        let seconds = running.began.elapsed().as_secs_f64();
+        let partial = kept.spec.partial;
+        kept.agenda.end(&running.order, ended.exit, partial, now);
+        let last = Last::of(ended.clone(), running.number(), now, running.began.elapsed().as_secs_f64());
         metrics::set(names::RUNNING, &self.name, 0.0);
-        if !idle {
-            metrics::run_ended(&self.name, result, seconds);
+        if last.was_a_run() {
+            metrics::run_ended(&self.name, last.result, last.seconds);
         }
-        if ended.exit == Exit::Ok {
+        let (result, run) = (last.result, last.run);
+        if last.is_ok() {
             metrics::seconds_of(names::LAST_SUCCESS, &self.name, now);
+            tracing::info!(job = self.name, result, "a run has ended");
+        } else if let Some(failure) = &ended.failure {
+            tracing::error!(job = self.name, result, %failure, hints = ?failure.hints, "a run has ended");
+        } else {
+            tracing::warn!(job = self.name, result, run = run.map(|run| run.0), "a run has ended");
         }
-        match &ended.failure {
-            Some(failure) => {
-                tracing::error!(job = self.name, result, %failure, hints = ?failure.hints, "a run has ended")
-            }
-            None if ended.exit == Exit::Ok => tracing::info!(job = self.name, result, "a run has ended"),
-            None => tracing::warn!(job = self.name, result, ?run, "a run has ended"),
-        }
-        let (message, hints) =
-            ended.failure.map_or((None, Vec::new()), |failure| (Some(failure.message), failure.hints));
-        kept.last = Some(Last {
-            run,
-            result,
-            exit_code: Some(ended.exit.code()),
-            ended: now,
-            seconds,
-            message,
-            hints,
-        });
+        kept.last = Some(last);
     }
 
     pub(super) fn cancel(&self) -> bool {
@@ -509,7 +351,6 @@ impl Job {
     pub fn view(&self, now: Timestamp, zone: &TimeZone, seed: u64) -> View {
         let kept = self.kept();
         let due = kept.due(zone, seed);
-        let failures = kept.past.failures.map_or(0, |(failures, _)| failures);
         let state = match (&kept.running, due) {
             (Some(running), _) if running.stop.is_cancelled() => Doing::Stopping,
             (Some(_), _) => Doing::Running,
@@ -522,7 +363,7 @@ impl Job {
                 Some(Ok(_)) => ("on", None),
                 Some(Err(message)) => ("off", Some(message.clone())),
             };
-            WatchView { state, message, changes: kept.past.changes.is_some() }
+            WatchView { state, message, changes: kept.agenda.has_changes() }
         });
         View {
             name: self.name.clone(),
@@ -534,7 +375,7 @@ impl Job {
             due: due.map(|due| Due { at: due.at.max(now), ..due }),
             run: kept.running.as_ref().map(Running::view),
             last: kept.last.clone(),
-            failures,
+            failures: kept.agenda.failures(),
             coverage: kept.coverage.clone(),
             speeds: kept.speeds.iter().copied().collect(),
             watch,
@@ -574,32 +415,7 @@ impl Kept {
         if self.spec.watch.is_some() && self.watching.is_none() {
             return None;
         }
-        schedule::due(&self.spec.times, &self.past, zone, seed ^ seed_of(&self.spec.name))
-    }
-
-    /// Moves on what the next run depends on.
-    fn note_end(&mut self, order: &Order, ended: &Ended, now: Timestamp) {
-        self.past.base = now;
-        if order.scope == Scope::All && matches!(ended.exit, Exit::Ok | Exit::SomeFailed | Exit::Mismatch) {
-            self.past.whole = Some(now);
-        }
-        let failed =
-            |past: &Past| Some((past.failures.map_or(1, |(failures, _)| failures.saturating_add(1)), now));
-        match ended.exit {
-            // That some files are well says nothing of those that have failed.
-            Exit::Ok if matches!(order.scope, Scope::Files(_)) => {}
-            Exit::Ok | Exit::Mismatch => self.past.failures = None,
-            Exit::Interrupted => {}
-            Exit::SomeFailed => {
-                self.past.failures = failed(&self.past);
-                self.retry = if self.spec.partial { Scope::Failed } else { Scope::All };
-            }
-            Exit::Internal | Exit::Usage | Exit::Config | Exit::Refused => {
-                self.past.failures = failed(&self.past);
-                // What could not be looked at for want of a storage is looked at when it is back.
-                self.retry = Scope::All;
-            }
-        }
+        self.agenda.due(&self.spec.times, zone, seed ^ seed_of(&self.spec.name))
     }
 }
 
@@ -608,17 +424,6 @@ fn kind_of(mode: &str) -> RunKind {
         "verify" => RunKind::Verify,
         "sync" => RunKind::Sync,
         _ => RunKind::Copy,
-    }
-}
-
-fn result_of(exit: Exit) -> &'static str {
-    match exit {
-        Exit::Ok => "ok",
-        Exit::SomeFailed => "some_failed",
-        Exit::Mismatch => "mismatch",
-        Exit::Refused => "refused",
-        Exit::Interrupted => "interrupted",
-        Exit::Internal | Exit::Usage | Exit::Config => "error",
     }
 }
 
@@ -631,6 +436,8 @@ fn seed_of(name: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::daemon::schedule::Times;
+    use crate::failure::Exit;
 
     #[derive(Debug)]
     struct NoWork;
@@ -655,7 +462,7 @@ mod tests {
             mode: "copy",
             source: "s".to_owned(),
             target: "t".to_owned(),
-            times: schedule::Times::default(),
+            times: Times::default(),
             catch_up: true,
             partial: true,
             watch: None,
@@ -667,10 +474,6 @@ mod tests {
         let order = Order { why, scope };
         job.begin(&order, CancellationToken::new(), Timestamp::UNIX_EPOCH).unwrap();
         job.end(ended(exit), Timestamp::UNIX_EPOCH);
-    }
-
-    fn file(name: &str) -> FileId {
-        FileId::parse(name).unwrap()
     }
 
     fn due(job: &Job) -> Option<Order> {
@@ -690,44 +493,6 @@ mod tests {
         assert!(due(&job).is_none());
         job.end(ended(Exit::Ok), Timestamp::UNIX_EPOCH);
         assert!(begin().is_some());
-    }
-
-    #[test]
-    fn what_failed_is_tried_again_and_what_could_not_begin_as_a_whole() {
-        let job = job();
-        run(&job, Why::Schedule, Scope::All, Exit::SomeFailed);
-        assert_eq!(due(&job), Some(Order { why: Why::Retry, scope: Scope::Failed }));
-        // A run about other files does not make the failed ones forgotten.
-        run(&job, Why::Change, Scope::Files(Arc::from([file("b")])), Exit::Ok);
-        assert_eq!(due(&job), Some(Order { why: Why::Retry, scope: Scope::Failed }));
-        run(&job, Why::Retry, Scope::Failed, Exit::Config);
-        assert_eq!(due(&job), Some(Order { why: Why::Retry, scope: Scope::All }));
-        run(&job, Why::Retry, Scope::All, Exit::Ok);
-        assert_eq!(due(&job), None);
-    }
-
-    #[test]
-    fn changes_during_a_run_are_for_the_next_one() {
-        let job = job();
-        assert!(job.note_change(Seen::File(file("b")), Timestamp::UNIX_EPOCH));
-        assert!(!job.note_change(Seen::File(file("a")), Timestamp::UNIX_EPOCH));
-        let order = due(&job).unwrap();
-        assert_eq!(order, Order { why: Why::Change, scope: Scope::Files(Arc::from([file("a"), file("b")])) });
-        job.begin(&order, CancellationToken::new(), Timestamp::UNIX_EPOCH).unwrap();
-        job.note_change(Seen::File(file("c")), Timestamp::UNIX_EPOCH);
-        job.end(ended(Exit::Ok), Timestamp::UNIX_EPOCH);
-        assert_eq!(due(&job).unwrap().scope, Scope::Files(Arc::from([file("c")])));
-        job.note_change(Seen::Everything, Timestamp::UNIX_EPOCH);
-        assert_eq!(due(&job).unwrap().scope, Scope::All);
-    }
-
-    #[test]
-    fn a_flood_of_changes_is_a_look_at_everything_and_no_flood_of_memory() {
-        let job = job();
-        for number in 0..=MOST_CHANGES {
-            job.note_change(Seen::File(file(&number.to_string())), Timestamp::UNIX_EPOCH);
-        }
-        assert_eq!(due(&job).unwrap().scope, Scope::All);
     }
 
     #[test]

@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream;
-use storage_core::error::ErrorKind;
+use storage_core::error::{Error, ErrorKind, Op};
 use storage_core::id::FileId;
 use storage_core::metadata::FileMetadata;
 use storage_core::storage::PartLimits;
@@ -41,10 +41,11 @@ use crate::ledger::{Change, FileRecord, Outcome, RunId, RunKind, Tally};
 use crate::plan::{Decision, Gate, Merge, MergeError, Step, decide};
 use crate::progress::{Event, Snapshot};
 use crate::scan::Entry;
-use crate::throttle::Throttle;
+use crate::throttle::{Bandwidth, Throttle};
 use crate::transfer::{Mover, MoverOptions};
 
 use super::crew::Crew;
+use super::ordered::Later;
 use super::recorder::{Recorder, line};
 use super::sampling::Sampler;
 use super::worker::{Again, Work, Worker, intent};
@@ -53,7 +54,7 @@ use super::{
     retire, sweep, with_bytes,
 };
 
-/// How long the target may take to answer the canary before the first file.
+/// How long the target may take to answer the canary before the first file is sent.
 const PROBE_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Steps of the merge whose intents are made durable together.
@@ -107,7 +108,9 @@ pub(super) async fn copy_within(
     options: &CopyOptions,
     kind: RunKind,
 ) -> Result<Copied, EngineError> {
-    job.target.probe(PROBE_DEADLINE).await.map_err(EngineError::Target)?;
+    options.rules.check(&job.target.capabilities()).map_err(|error| {
+        EngineError::Target(Error::new(ErrorKind::Unsupported, Op::Upload).with_message(error.to_string()))
+    })?;
     let left_over = sweep::before_copy(&*job.ledger, &*job.target, options.part_size.get()).await?;
     if left_over > 0 {
         tracing::info!(uploads = left_over, "abandoned open uploads of earlier runs");
@@ -130,7 +133,7 @@ pub(super) async fn copy_within(
     let halt = job.stop.child_token();
     let (recorder, recording) =
         Recorder::start(Arc::clone(&job.ledger), run, job.progress.clone(), halt.clone());
-    let throttle = options.bandwidth.map(|rate| Arc::new(Throttle::new(rate)));
+    let throttle = options.bandwidth.clone().map(Throttle::following);
     let worker = Worker {
         mover: Mover::new(
             Arc::clone(&job.source),
@@ -140,6 +143,7 @@ pub(super) async fn copy_within(
                 part_buffers: options.part_buffers.unwrap_or(options.concurrency),
                 part_size: options.part_size,
                 throttle: throttle.clone(),
+                rules: options.rules.clone(),
                 lanes: lanes.clone(),
             },
             job.progress.clone(),
@@ -167,6 +171,8 @@ pub(super) async fn copy_within(
         scanned_to: None,
         gate: Gate::new(job.target.capabilities(), clashes),
         usable: true,
+        answers: false,
+        later: Later::new(options.order),
         told: Instant::now(),
         before,
     };
@@ -176,6 +182,10 @@ pub(super) async fn copy_within(
     if matches!(scanned, Ok(true)) {
         job.progress.scan_done();
     }
+    let scanned = match scanned {
+        Ok(true) => copying.copy_in_order().await,
+        other => other,
+    };
     if scanned.is_err() {
         halt.cancel();
     }
@@ -217,7 +227,11 @@ fn settings(job: &Job, options: &CopyOptions) -> BTreeMap<String, String> {
     set("attempts", options.attempts.to_string());
     set("concurrency", options.concurrency.to_string());
     set("part-size", options.part_size.to_string());
-    set("bandwidth", options.bandwidth.map_or_else(|| "no limit".to_owned(), |rate| rate.to_string()));
+    set("bandwidth", options.bandwidth.as_ref().map_or_else(|| "no limit".to_owned(), Bandwidth::to_string));
+    set("order", options.order.to_string());
+    if !options.rules.is_empty() {
+        set("rules", options.rules.to_string());
+    }
     set("verify", if options.compare { "transferred" } else { "none" }.to_owned());
     if options.allow_empty_source {
         set("allow-empty-source", "yes".to_owned());
@@ -242,6 +256,10 @@ struct Copying<'a> {
     scanned_to: Option<FileId>,
     gate: Gate,
     usable: bool,
+    /// The target has answered the canary.
+    answers: bool,
+    /// Where files wait that are not copied in the order of the listing.
+    later: Option<Later>,
     told: Instant,
     before: Snapshot,
 }
@@ -321,25 +339,69 @@ impl Copying<'_> {
                 Err(error) => broken = Some(EngineError::from(error)),
             }
         }
+        if !works.is_empty() && !self.answers {
+            // Not before: a run with nothing to send costs the target nothing.
+            self.job.target.probe(PROBE_DEADLINE).await.map_err(EngineError::Target)?;
+            self.answers = true;
+        }
         if !intents.is_empty() {
             self.worker.intend(intents).await?;
         }
-        let Some(crew) = &mut self.crew else { return Ok(false) };
+        if let Some(later) = self.later.take() {
+            self.later = Some(later.add(works).await?);
+        } else if !self.hand_over(&works).await {
+            return Ok(false);
+        }
+        self.checkpoint().await?;
+        broken.map_or(Ok(true), Err)
+    }
+
+    /// Hands files to the workers; false where the run is to stop instead.
+    async fn hand_over(&mut self, works: &[Work]) -> bool {
+        let Some(crew) = &mut self.crew else { return false };
         for (index, work) in works.iter().enumerate() {
             if !crew.take(work.clone()).await {
                 // Their intents are recorded, so their outcome must be.
                 for work in &works[index..] {
                     self.worker.give_up(work, "interrupted", "the run stopped before its turn").await;
                 }
-                return Ok(false);
+                return false;
             }
         }
+        true
+    }
+
+    /// Hands over what waits for its turn. `Ok(false)`: the run is to stop.
+    async fn copy_in_order(&mut self) -> Result<bool, EngineError> {
+        let Some(later) = self.later.take() else { return Ok(true) };
+        let halt = self.worker.halt.clone();
+        let ledger = Arc::clone(&self.job.ledger);
+        let mut turns = later.in_order().await?;
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = halt.cancelled() => return Ok(false),
+                next = turns.next(&*ledger) => next?,
+            };
+            if next.1.is_empty() {
+                return Ok(true);
+            }
+            turns = next.0;
+            if !self.hand_over(&next.1).await {
+                return Ok(false);
+            }
+            self.checkpoint().await?;
+        }
+    }
+
+    /// Tells the ledger how far the run is, where that is due.
+    async fn checkpoint(&mut self) -> Result<(), EngineError> {
         if self.told.elapsed() >= CHECKPOINT {
             self.told = Instant::now();
             let tally = with_bytes(self.worker.shared.tally(), &self.job.progress, &self.before);
             self.job.ledger.checkpoint(self.worker.run, tally, self.scanned_to.clone()).await?;
         }
-        broken.map_or(Ok(true), Err)
+        Ok(())
     }
 
     /// Notes an entry that is no file to be copied.

@@ -21,7 +21,7 @@ use crate::plan::{Merge, Step, identity};
 use crate::progress::{Event, Progress};
 use crate::quarantine;
 use crate::scan::Entry;
-use crate::throttle::Throttle;
+use crate::throttle::{Bandwidth, Throttle};
 use crate::verify::{Claim, Verdict, by_checksum, by_reading, digest_of};
 
 use super::recorder::{Recorder, line};
@@ -56,7 +56,7 @@ pub async fn verify(job: &Job, options: &VerifyOptions) -> Result<Ended, EngineE
     let auditor = Auditor {
         source: Arc::clone(&job.source),
         target: Arc::clone(&job.target),
-        throttle: options.bandwidth.map(|rate| Arc::new(Throttle::new(rate))),
+        throttle: options.bandwidth.clone().map(Throttle::following),
         read_back: options.read_back,
         read_source: options.read_source,
         recorder,
@@ -110,7 +110,7 @@ fn settings(job: &Job, options: &VerifyOptions) -> BTreeMap<String, String> {
     let mut set = |name: &str, value: String| settings.insert(name.to_owned(), value);
     let concurrency = options.concurrency.unwrap_or(CopyOptions::default().concurrency);
     set("concurrency", concurrency.to_string());
-    set("bandwidth", options.bandwidth.map_or_else(|| "no limit".to_owned(), |rate| rate.to_string()));
+    set("bandwidth", options.bandwidth.as_ref().map_or_else(|| "no limit".to_owned(), Bandwidth::to_string));
     set("read-source", if options.read_source { "yes" } else { "no" }.to_owned());
     if let Some(subset) = job.filter.subset() {
         set("subset", subset.to_string());

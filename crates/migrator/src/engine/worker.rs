@@ -302,7 +302,8 @@ impl Worker {
             TransferError::Interrupted => Next::GiveUp,
             TransferError::Journal(_) => Next::Halt,
             TransferError::Source(error) => match error.kind() {
-                ErrorKind::SourceChanged | ErrorKind::VersionMismatch => again,
+                // Wrong bytes may have become so on their way.
+                ErrorKind::SourceChanged | ErrorKind::VersionMismatch | ErrorKind::Integrity => again,
                 ErrorKind::NotFound => Next::Vanished,
                 _ if error.retry() != Retry::Never => again,
                 _ => Next::GiveUp,

@@ -16,10 +16,14 @@ use regex::Regex;
 
 /// A pattern.
 #[derive(Clone, Debug)]
-pub(super) struct Glob(Regex);
+pub struct Glob(Regex);
 
 impl Glob {
-    pub(super) fn parse(pattern: &str) -> Result<Self, String> {
+    /// Understands a pattern.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn parse(pattern: &str) -> Result<Self, String> {
         if pattern.is_empty() {
             return Err("a pattern must not be empty".to_owned());
         }
@@ -32,7 +36,8 @@ impl Glob {
         })
     }
 
-    pub(super) fn matches(&self, id: &str) -> bool {
+    /// Tells whether an id matches.
+    pub fn matches(&self, id: &str) -> bool {
         self.0.is_match(id)
     }
 }

@@ -13,14 +13,14 @@ use jiff::Timestamp;
 use storage_core::checksum::{CompositeDigest, Digest};
 use storage_core::id::FileId;
 use storage_core::metadata::Version;
-use storage_core::storage::{PartNumber, PartReceipt, UploadTicket, Verified};
+use storage_core::storage::{Capabilities, PartNumber, PartReceipt, UploadTicket, Verified};
 
 pub(crate) use self::model::random_changes_agree_with_the_model;
 use crate::course::{Course, Point, Slow};
 use crate::item::{Event, State, next};
 use crate::ledger::{
     Candidate, Change, Count, FileFilter, FileRecord, Ledger, LedgerError, Outcome, OutcomeRecord, Published,
-    Recorded, RunEnd, RunId, RunKind, Tally,
+    Recorded, RunEnd, RunId, RunKind, RunRecord, Tally,
 };
 
 /// A place for one ledger, empty at first. Opening it again, when the ledger opened before is dropped, shows
@@ -39,6 +39,7 @@ macro_rules! ledger_conformance {
             keeps_what_a_checkpoint_notes,
             a_checkpoint_without_a_scan_keeps_where_the_scan_was,
             lists_the_latest_runs_first,
+            tells_what_a_run_left_undone_and_nothing_else,
             takes_nothing_for_a_run_that_is_not_open,
             goes_along_the_state_machine_and_nowhere_else,
             a_stale_change_changes_nothing,
@@ -83,6 +84,7 @@ macro_rules! ledger_conformance {
             keeps_odd_names_and_extreme_values,
             candidates_are_yielded_in_byte_order_until_they_are_cleared,
             the_place_of_the_source_is_the_last_that_was_set,
+            the_capabilities_of_the_target_are_the_last_that_were_set,
             everything_recorded_is_there_when_opened_again,
             calls_at_the_same_time_are_each_answered,
             a_dropped_call_harms_nobody,
@@ -217,7 +219,7 @@ async fn files(ledger: &dyn Ledger, filter: FileFilter) -> Vec<FileRecord> {
 pub(crate) async fn dump(ledger: &dyn Ledger) -> String {
     use std::fmt::Write as _;
     let mut text = String::new();
-    for run in ledger.runs(u32::MAX).await.unwrap() {
+    for run in ledger.runs(u32::MAX, None).await.unwrap() {
         writeln!(text, "{run:?}\n{:?}", journal(ledger, run.id).await).unwrap();
     }
     for file in files(ledger, FileFilter::default()).await {
@@ -298,9 +300,27 @@ pub(crate) async fn lists_the_latest_runs_first(place: &dyn Place) {
     for _ in 0..4 {
         begin(&*ledger).await;
     }
-    let ids: Vec<_> = ledger.runs(3).await.unwrap().into_iter().map(|run| run.id.0).collect();
-    assert_eq!(ids, [4, 3, 2]);
+    let ids = |runs: Vec<RunRecord>| runs.into_iter().map(|run| run.id.0).collect::<Vec<_>>();
+    let latest = ledger.runs(3, None).await.unwrap();
+    let next = ledger.runs(3, Some(latest[1].started)).await.unwrap();
+    assert_eq!(ids(latest), [4, 3, 2]);
+    assert_eq!(ids(next), [2, 1]);
     assert_eq!(ledger.run(None).await.unwrap().unwrap().id, RunId(4));
+}
+
+/// What is not well must be found among a million lines that say that all is well.
+pub(crate) async fn tells_what_a_run_left_undone_and_nothing_else(place: &dyn Place) {
+    let ledger = place.open().await;
+    for _ in 0..2 {
+        let run = begin(&*ledger).await;
+        let lines = Outcome::ALL.map(|outcome| Change::Noted(note(outcome.as_str(), outcome, "", None)));
+        done(&*ledger, run, lines.into()).await;
+        let told: Vec<OutcomeRecord> = ledger.left_undone(run).try_collect().await.unwrap();
+        let whole = journal(&*ledger, run).await.into_iter();
+        let expected: Vec<_> = whole.filter(|line| line.outcome.is_left_undone()).collect();
+        assert_eq!(told, expected);
+        assert_eq!(told.len(), 3);
+    }
 }
 
 pub(crate) async fn takes_nothing_for_a_run_that_is_not_open(place: &dyn Place) {
@@ -1168,6 +1188,18 @@ pub(crate) async fn the_place_of_the_source_is_the_last_that_was_set(place: &dyn
     let ledger = place.open().await;
     assert_eq!(ledger.source_place().await.unwrap().as_deref(), Some("file system 2"));
     assert_eq!(*ledger.binding(), binding);
+}
+
+pub(crate) async fn the_capabilities_of_the_target_are_the_last_that_were_set(place: &dyn Place) {
+    let ledger = place.open().await;
+    assert_eq!(ledger.target_capabilities().await.unwrap(), None);
+    let mut found = Capabilities::default();
+    ledger.set_target_capabilities(&found).await.unwrap();
+    assert_eq!(ledger.target_capabilities().await.unwrap(), Some(found.clone()));
+    (found.conditional_create, found.max_size) = (true, Some(5 << 40));
+    ledger.set_target_capabilities(&found).await.unwrap();
+    drop(ledger);
+    assert_eq!(place.open().await.target_capabilities().await.unwrap(), Some(found));
 }
 
 pub(crate) async fn everything_recorded_is_there_when_opened_again(place: &dyn Place) {

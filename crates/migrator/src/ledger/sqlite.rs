@@ -27,10 +27,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
+use jiff::Timestamp;
 use rusqlite::Connection;
 use storage_core::checksum::Digest;
 use storage_core::id::FileId;
-use storage_core::storage::{PartReceipt, UploadTicket};
+use storage_core::storage::{Capabilities, PartReceipt, UploadTicket};
 
 use self::connection::{Kind, View};
 use self::failure::Failure;
@@ -225,8 +226,8 @@ impl Ledger for SqliteLedger {
         self.readers.run(run).await
     }
 
-    async fn runs(&self, limit: u32) -> Result<Vec<RunRecord>> {
-        self.readers.runs(limit).await
+    async fn runs(&self, limit: u32, before: Option<Timestamp>) -> Result<Vec<RunRecord>> {
+        self.readers.runs(limit, before).await
     }
 
     async fn record(&self, run: RunId, changes: Vec<Change>) -> Result<Vec<Recorded>> {
@@ -255,7 +256,11 @@ impl Ledger for SqliteLedger {
     }
 
     fn outcomes(&self, run: RunId) -> BoxStream<'static, Result<OutcomeRecord>> {
-        self.readers.outcomes(run)
+        self.readers.outcomes(run, sql::OUTCOMES_PAGE)
+    }
+
+    fn left_undone(&self, run: RunId) -> BoxStream<'static, Result<OutcomeRecord>> {
+        self.readers.outcomes(run, sql::LEFT_UNDONE_PAGE)
     }
 
     async fn outcome_counts(&self, run: RunId) -> Result<BTreeMap<Outcome, Count>> {
@@ -313,5 +318,14 @@ impl Ledger for SqliteLedger {
     async fn set_source_place(&self, place: &str) -> Result<()> {
         let place = place.to_owned();
         self.write(1, move |connection| sync::set_source_place(connection, &place)).await
+    }
+
+    async fn target_capabilities(&self) -> Result<Option<Capabilities>> {
+        self.readers.target_capabilities().await
+    }
+
+    async fn set_target_capabilities(&self, capabilities: &Capabilities) -> Result<()> {
+        let capabilities = capabilities.clone();
+        self.write(1, move |connection| sync::set_target_capabilities(connection, &capabilities)).await
     }
 }

@@ -84,7 +84,7 @@ pub async fn write(
     serde_json::to_writer_pretty(&mut json, &whole).map_err(|error| json.failed()(error.into()))?;
     json.write_all(b"\n").map_err(json.failed())?;
     let mut html = Output::create(directory, "report.html")?;
-    html.write_all(html::page(&report, &survey, &proven).as_bytes()).map_err(html.failed())?;
+    html.write_all(html::page(&report, &survey, Some(&proven)).as_bytes()).map_err(html.failed())?;
     let csv = csv.into_inner().map_err(|error| ReportError::Io {
         path: directory.join("files.csv"),
         source: io::Error::other(error.to_string()),
@@ -96,6 +96,22 @@ pub async fn write(
     let synced = File::open(directory).and_then(|directory| directory.sync_all());
     synced.map_err(|source| ReportError::Io { path: directory.to_owned(), source })?;
     Ok(Written { report, proof: proven })
+}
+
+/// Makes the page of a run's report, or of the latest, and nothing else.
+///
+/// # Errors
+/// Those of [`Report::of`].
+pub async fn page(ledger: &dyn Ledger, run: Option<RunId>) -> Result<String, ReportError> {
+    let report = Report::of(ledger, run).await?;
+    let missing = || ReportError::NoRun { location: ledger.location().to_owned(), run: Some(report.run.id) };
+    let record = ledger.run(Some(report.run.id)).await?.ok_or_else(missing)?;
+    let mut survey = Survey::default();
+    let mut rows = Rows::new(ledger, record);
+    while let Some(row) = rows.next().await? {
+        survey.add(&row);
+    }
+    Ok(html::page(&report, &survey, None))
 }
 
 /// Returns the head of the proof that the one of `run` follows: of the proof that was handed out for it before, the

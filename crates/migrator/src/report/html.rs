@@ -26,20 +26,24 @@ mod figures;
 
 const STYLE: &str = include_str!("html/style.css");
 
-/// Makes the page.
-pub fn page(report: &Report, survey: &Survey, proof: &Proven) -> String {
-    let run = &report.run;
-    let title = format!("{} run {}: {}", kind(run.kind), run.id, verdict(report.result).0);
-    let policy = format!(
+/// Returns what the page may load: its own style, by its hash.
+pub fn policy() -> String {
+    format!(
         "default-src 'none'; style-src 'sha256-{}'; img-src data:; base-uri 'none'; form-action 'none'",
         Digest::of(STYLE.as_bytes()).to_base64()
-    );
+    )
+}
+
+/// Makes the page; without a proof, that of a report of which nothing else was written.
+pub fn page(report: &Report, survey: &Survey, proof: Option<&Proven>) -> String {
+    let run = &report.run;
+    let title = format!("{} run {}: {}", kind(run.kind), run.id, verdict(report.result).0);
     let page = html! {
         (DOCTYPE)
         html lang="en" {
             head {
                 meta charset="utf-8";
-                meta http-equiv="Content-Security-Policy" content=(policy);
+                meta http-equiv="Content-Security-Policy" content=(policy());
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="referrer" content="no-referrer";
                 meta name="robots" content="noindex";
@@ -59,8 +63,12 @@ pub fn page(report: &Report, survey: &Survey, proof: &Proven) -> String {
                     div.two { (about(report, proof)) (settings(report)) }
                 }
                 footer {
-                    p { "Beside this page: files.csv has every file, report.json the numbers for programs, SHA256SUMS the \
-                         checksums for " code { "sha256sum -c" } ", proof.jsonl the chain of hashes that " code { "migrator proof" } " checks." }
+                    @if proof.is_some() {
+                        p { "Beside this page: files.csv has every file, report.json the numbers for programs, SHA256SUMS the \
+                             checksums for " code { "sha256sum -c" } ", proof.jsonl the chain of hashes that " code { "migrator proof" } " checks." }
+                    } @else {
+                        p { "Every file, checksums and the proof: " code { "migrator report --ledger " (show_text(&report.ledger)) " --run " (run.id) " --report DIR" } " writes them." }
+                    }
                     p { "migrator " (show_text(&run.program)) ", run " (run.id) ". This page loads nothing and runs nothing." }
                 }
             }
@@ -490,7 +498,7 @@ fn slowest(course: &Course) -> Markup {
     }
 }
 
-fn about(report: &Report, proof: &Proven) -> Markup {
+fn about(report: &Report, proof: Option<&Proven>) -> Markup {
     let (run, work) = (&report.run, &report.work);
     let ended = match run.end {
         Some(RunEnd::Complete) => "complete",
@@ -513,10 +521,12 @@ fn about(report: &Report, proof: &Proven) -> Markup {
                 (fact("retries", html! { (grouped(work.retries)) }))
                 (fact("ledger", html! { bdi.name { (show_text(&report.ledger)) } }))
                 (fact("its files now", html! { (states.join(", ")) }))
-                (fact("proof", html! { span.hash { (proof.head) } }))
-                (fact("proof before it", html! {
-                    @match proof.previous { Some(previous) => span.hash { (previous) }, None => "none" }
-                }))
+                @if let Some(proof) = proof {
+                    (fact("proof", html! { span.hash { (proof.head) } }))
+                    (fact("proof before it", html! {
+                        @match proof.previous { Some(previous) => span.hash { (previous) }, None => "none" }
+                    }))
+                }
                 (fact("program", html! { "migrator " (show_text(&run.program)) }))
             } }
         }

@@ -114,8 +114,9 @@ impl<'l> Rows<'l> {
         }
     }
 
-    /// Says what became of a file that the run's journal has no line of.
-    async fn untold(&self, file: FileRecord) -> Result<Option<Row>, LedgerError> {
+    /// Says what became of a file that the run's journal has no line of. Exclusive, as streams cannot be shared by
+    /// threads, and whoever waits for a report may change threads.
+    async fn untold(&mut self, file: FileRecord) -> Result<Option<Row>, LedgerError> {
         if self.run.tally.subset.is_some_and(|subset| !subset.takes(&file.id)) {
             return Ok(None);
         }

@@ -6,19 +6,20 @@ use std::sync::Arc;
 use axum::body::Bytes;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use storage_core::id::FileId;
-use storage_core::storage::Verified;
 
 use crate::daemon::Scope;
-use crate::daemon::job::{Job, View};
+use crate::daemon::job::Job;
+use crate::daemon::job::view::View;
 use crate::item;
-use crate::ledger::{FileRecord, Ledger, OutcomeRecord, RunId, RunKind, RunRecord};
-use crate::report::failures::{Problem as Found, current};
-use crate::report::{Report, RunSummary, Sums, Verdict, Work};
+use crate::ledger::{Ledger, RunId, RunKind, RunRecord};
+use crate::report::failures::{Place, Problem as Found, current, explain};
+use crate::report::story::Story;
+use crate::report::{Report, RunSummary, RunTotals, Sums, Verdict, Work, files, html};
 use crate::web::Site;
 use crate::web::answer::{Problem, json, order};
 
@@ -33,29 +34,19 @@ const MOST_NAMED: usize = 10_000;
 
 type Answer = Result<Response, Problem>;
 
-/// Which part of a list.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Part {
-    job: Option<String>,
-    limit: Option<usize>,
-}
-
-impl Part {
-    fn limit(&self) -> usize {
-        self.limit.unwrap_or(USUAL).min(MOST)
-    }
-
-    /// Returns the jobs that are meant.
-    fn jobs(&self, site: &Site) -> Result<Vec<Arc<Job>>, Problem> {
-        match &self.job {
-            Some(name) => Ok(vec![site.job(name)?]),
-            None => Ok(site.daemon.jobs()),
-        }
-    }
+fn limit(asked: Option<usize>) -> usize {
+    asked.unwrap_or(USUAL).min(MOST)
 }
 
 impl Site {
+    /// Returns the jobs that are meant: one, or all.
+    fn meant(&self, job: Option<&str>) -> Result<Vec<Arc<Job>>, Problem> {
+        match job {
+            Some(name) => Ok(vec![self.job(name)?]),
+            None => Ok(self.daemon.jobs()),
+        }
+    }
+
     fn job(&self, name: &str) -> Result<Arc<Job>, Problem> {
         let missing = || Problem::new(StatusCode::NOT_FOUND, "there is no job of this name");
         self.daemon.job(name).ok_or_else(missing)
@@ -148,6 +139,16 @@ fn accepted(site: &Site, name: &str) -> Answer {
     Ok((StatusCode::ACCEPTED, json(&site.view(name)?)).into_response())
 }
 
+/// Which runs.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RunsAsked {
+    job: Option<String>,
+    limit: Option<usize>,
+    /// Only those that began before.
+    before: Option<Timestamp>,
+}
+
 #[derive(Serialize)]
 struct Runs {
     runs: Vec<RunLine>,
@@ -165,24 +166,31 @@ struct RunLine {
     work: Option<Work>,
 }
 
-pub(super) async fn runs(State(site): State<Site>, part: Result<Query<Part>, QueryRejection>) -> Answer {
-    let part = query(part)?;
-    let mut runs = Vec::new();
-    let ledgers = ledgers(part.jobs(&site)?).await?;
+pub(super) async fn runs(
+    State(site): State<Site>,
+    asked: Result<Query<RunsAsked>, QueryRejection>,
+) -> Answer {
+    let RunsAsked { job, limit: most, before } = query(asked)?;
+    let limit = limit(most);
+    let ledgers = ledgers(site.meant(job.as_deref())?).await?;
+    let mut found = Vec::new();
     for (job, ledger) in &ledgers {
         // A copy and an audit of one pair share a ledger: each run is told once, by the job that is of its kind.
         let others: Vec<_> =
             ledgers.iter().filter(|(_, other)| other.location() == ledger.location()).collect();
-        let limit = u32::try_from(part.limit()).unwrap_or(u32::MAX);
-        for run in ledger.runs(limit).await? {
+        for run in ledger.runs(u32::try_from(limit).unwrap_or(u32::MAX), before).await? {
             let teller = others.iter().find(|(job, _)| job.kind() == run.kind).or_else(|| others.first());
             if teller.is_some_and(|(teller, _)| teller.name() == job.name()) {
-                runs.push(line(job.name(), &**ledger, run).await);
+                found.push((job, ledger, run));
             }
         }
     }
-    runs.sort_by_key(|line| std::cmp::Reverse(line.run.started));
-    runs.truncate(part.limit());
+    found.sort_by_key(|(_, _, run)| std::cmp::Reverse(run.started));
+    found.truncate(limit);
+    let mut runs = Vec::with_capacity(found.len());
+    for (job, ledger, run) in found {
+        runs.push(line(&site, job.name(), &**ledger, run).await);
+    }
     Ok(json(&Runs { runs }))
 }
 
@@ -198,18 +206,14 @@ async fn ledgers(mut jobs: Vec<Arc<Job>>) -> Result<Vec<(Arc<Job>, Arc<dyn Ledge
     Ok(ledgers)
 }
 
-async fn line(job: &str, ledger: &dyn Ledger, run: RunRecord) -> RunLine {
-    match Report::of(ledger, Some(run.id)).await {
-        Ok(report) => RunLine {
-            job: job.to_owned(),
-            result: Some(report.result),
-            message: None,
-            run: report.run,
-            sums: Some(report.sums),
-            work: Some(report.work),
-        },
+async fn line(site: &Site, job: &str, ledger: &dyn Ledger, run: RunRecord) -> RunLine {
+    let job = job.to_owned();
+    match site.totals.of(ledger, run.clone()).await {
+        Ok(RunTotals { result, run, sums, work }) => {
+            RunLine { job, result: Some(result), message: None, run, sums: Some(sums), work: Some(work) }
+        }
         Err(error) => RunLine {
-            job: job.to_owned(),
+            job,
             result: None,
             message: Some(error.to_string()),
             run: run.into(),
@@ -230,10 +234,39 @@ pub(super) async fn report(
     Ok(json(&report))
 }
 
+/// Which failures.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FailuresAsked {
+    job: Option<String>,
+    limit: Option<usize>,
+    /// As `next` of the part before.
+    after: Option<String>,
+}
+
+/// A report to look at. It reads all rows of the ledger, so that one is made at a time.
+pub(super) async fn page(
+    State(site): State<Site>,
+    place: Result<Path<(String, i64)>, PathRejection>,
+) -> Answer {
+    let (name, run) = path(place)?;
+    let ledger = site.job(&name)?.ledger().await?;
+    let missing = || Problem::new(StatusCode::NOT_FOUND, "the job has not run yet");
+    let _alone = site.reporting.lock().await;
+    let page = files::page(&*ledger.ok_or_else(missing)?, Some(RunId(run))).await?;
+    let headers = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8".to_owned()),
+        (header::CONTENT_SECURITY_POLICY, format!("{}; frame-ancestors 'none'", html::policy())),
+    ];
+    Ok((headers, page).into_response())
+}
+
 #[derive(Serialize)]
 struct Failures {
     failures: Vec<FailureLine>,
     more: bool,
+    /// What to ask for as `after`; nothing where there are no more.
+    next: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -245,23 +278,68 @@ struct FailureLine {
     found: Found,
 }
 
-pub(super) async fn failures(State(site): State<Site>, part: Result<Query<Part>, QueryRejection>) -> Answer {
-    let part = query(part)?;
-    let mut all = Failures { failures: Vec::new(), more: false };
+/// Where a list of failures goes on, as the next request says it: `JOB/RUN/SUBJECT`, and 0 for no run.
+struct Cursor {
+    job: String,
+    place: Place,
+}
+
+impl Cursor {
+    fn parse(text: &str) -> Result<Self, Problem> {
+        let wrong = || Problem::new(StatusCode::BAD_REQUEST, "after: it is `next` of the answer before");
+        let mut parts = text.splitn(3, '/');
+        let (Some(job), Some(run), Some(subject)) = (parts.next(), parts.next(), parts.next()) else {
+            return Err(wrong());
+        };
+        let run: i64 = run.parse().map_err(|_| wrong())?;
+        let run = Some(RunId(run)).filter(|run| run.0 > 0);
+        Ok(Self { job: job.to_owned(), place: Place { run, subject: subject.to_owned() } })
+    }
+}
+
+impl std::fmt::Display for Cursor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let run = self.place.run.map_or(0, |run| run.0);
+        write!(f, "{}/{run}/{}", self.job, self.place.subject)
+    }
+}
+
+pub(super) async fn failures(
+    State(site): State<Site>,
+    asked: Result<Query<FailuresAsked>, QueryRejection>,
+) -> Answer {
+    let FailuresAsked { job, limit: most, after } = query(asked)?;
+    let limit = limit(most);
+    let mut after = after.as_deref().map(Cursor::parse).transpose()?;
+    let mut all = Failures { failures: Vec::new(), more: false, next: None };
     let mut told = BTreeSet::new();
-    for (job, ledger) in ledgers(part.jobs(&site)?).await? {
+    for (job, ledger) in ledgers(site.meant(job.as_deref())?).await? {
         if !told.insert(ledger.location().to_owned()) {
             continue;
         }
-        let room = part.limit().saturating_sub(all.failures.len());
-        let found = current(&*ledger, &[item::State::Failed, item::State::Damaged], room).await?;
-        all.more |= found.more;
+        // What comes before the job that the part before ended in has been told.
+        let behind = match after.take() {
+            Some(cursor) if cursor.job != job.name() => {
+                after = Some(cursor);
+                continue;
+            }
+            cursor => cursor.map(|cursor| cursor.place),
+        };
+        let room = limit.saturating_sub(all.failures.len());
+        let states = [item::State::Failed, item::State::Damaged];
+        let mut found = current(&*ledger, &states, room, behind.as_ref()).await?;
+        explain(&*ledger, &mut found.problems).await?;
         let partial = site.view(job.name()).is_ok_and(|view| view.partial);
         all.failures.extend(found.problems.into_iter().map(|found| FailureLine {
             job: job.name().to_owned(),
             can_retry: partial && found.is_file,
             found,
         }));
+        if let Some(place) = found.next {
+            all.more = true;
+            all.next = Some(Cursor { job: job.name().to_owned(), place }.to_string());
+            break;
+        }
     }
     Ok(json(&all))
 }
@@ -269,36 +347,15 @@ pub(super) async fn failures(State(site): State<Site>, part: Result<Query<Part>,
 #[derive(Serialize)]
 struct Files {
     id: String,
-    files: Vec<Story>,
+    files: Vec<FileStory>,
 }
 
 /// Everything that a job's ledger knows of one file.
 #[derive(Serialize)]
-struct Story {
+struct FileStory {
     job: String,
-    file: Option<FileView>,
-    history: Vec<HistoryLine>,
-}
-
-#[derive(Serialize)]
-struct FileView {
-    state: item::State,
-    size: u64,
-    digest: Option<String>,
-    verified: Option<Verified>,
-    attempts: u32,
-    error: Option<String>,
-    open_upload: bool,
-    parts_stored: usize,
-    run: RunId,
-    updated: Timestamp,
-}
-
-#[derive(Serialize)]
-struct HistoryLine {
-    run: RunId,
     #[serde(flatten)]
-    outcome: OutcomeRecord,
+    story: Story,
 }
 
 /// Which job; nothing: all that know the file.
@@ -308,50 +365,21 @@ pub(super) struct OfJob {
     job: Option<String>,
 }
 
-pub(super) async fn files(
+pub(super) async fn file(
     State(site): State<Site>,
     id: Result<Path<String>, PathRejection>,
     of: Result<Query<OfJob>, QueryRejection>,
 ) -> Answer {
     let (id, OfJob { job }) = (path(id)?, query(of)?);
     let mut files = Vec::new();
-    for job in (Part { job, limit: None }).jobs(&site)? {
+    for job in site.meant(job.as_deref())? {
         let Some(ledger) = job.ledger().await? else { continue };
-        let story = story(job.name(), &*ledger, &id).await?;
-        if story.file.is_some() || !story.history.is_empty() {
-            files.push(story);
+        let story = Story::of(&*ledger, &id).await?;
+        if story.is_known() {
+            files.push(FileStory { job: job.name().to_owned(), story });
         }
     }
     Ok(json(&Files { id, files }))
-}
-
-async fn story(job: &str, ledger: &dyn Ledger, subject: &str) -> Result<Story, Problem> {
-    // An entry that could not be a file has a journal and no row.
-    let file = match FileId::parse(subject) {
-        Ok(id) => match ledger.file(&id).await? {
-            Some(row) => Some(file_view(row, ledger.parts(&id).await?.len())),
-            None => None,
-        },
-        Err(_) => None,
-    };
-    let history = ledger.history(subject).await?;
-    let history = history.into_iter().map(|(run, outcome)| HistoryLine { run, outcome }).collect();
-    Ok(Story { job: job.to_owned(), file, history })
-}
-
-fn file_view(row: FileRecord, parts_stored: usize) -> FileView {
-    FileView {
-        state: row.state,
-        size: row.size,
-        digest: row.digest.map(|digest| digest.to_string()),
-        verified: row.verified,
-        attempts: row.attempts,
-        error: row.error,
-        open_upload: row.ticket.is_some(),
-        parts_stored,
-        run: row.run,
-        updated: row.updated,
-    }
 }
 
 fn path<T>(extracted: Result<Path<T>, PathRejection>) -> Result<T, Problem> {

@@ -20,6 +20,7 @@ mod client;
 mod config;
 mod copy;
 mod direct;
+mod encryption;
 mod error;
 mod facts;
 mod list;
@@ -35,13 +36,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 
 pub use self::config::S3Config;
+pub use self::encryption::{CustomerKey, Encryption};
 
 use self::capabilities::Features;
 use self::carrier::{Carrier, Fastest, Sdk};
 use self::client::Clients;
+use self::encryption::Storing;
 use self::error::Request;
 use crate::body::Body;
 use crate::checksum::Digest;
@@ -84,8 +87,13 @@ struct Inner {
     key_prefix: String,
     clients: Arc<Clients>,
     carrier: Arc<dyn Carrier>,
-    features: Features,
+    /// As remembered, or nothing but what is S3 itself.
+    assumed: Features,
+    /// As found.
+    asked: Arc<OnceCell<Features>>,
     part_permits: Arc<Semaphore>,
+    /// What every object is stored with.
+    storing: Arc<Storing>,
     /// Objects greater than this are copied in parts.
     copy_limit: u64,
 }
@@ -96,24 +104,44 @@ impl S3Storage {
     /// `<prefix>/.storage/probe/`, most of them at once, which leave nothing behind. What a process that was killed
     /// in between left there is removed.
     ///
+    /// With [`S3Config::remembered`] all of that is left for the first operation that writes, which then fails with
+    /// the errors below, and the next one asks again.
+    ///
     /// # Errors
     /// - [`Misconfigured`](ErrorKind::Misconfigured): the configuration is wrong, the bucket does not exist, or
     ///   is in another region.
     /// - [`Unauthenticated`](ErrorKind::Unauthenticated): there are no credentials, or the server does not know
     ///   them.
     /// - [`Denied`](ErrorKind::Denied): the caller may not write beneath the prefix.
-    /// - [`Unsupported`](ErrorKind::Unsupported): [`S3Config::object_tags`] is set and the server keeps none.
+    /// - [`Unsupported`](ErrorKind::Unsupported): [`S3Config::object_tags`] is set and the server keeps none; it does
+    ///   not store as [`S3Config::storage_class`] or [`S3Config::encryption`] say.
     /// - [`Unavailable`](ErrorKind::Unavailable): no endpoint can be reached.
     pub async fn connect(config: S3Config) -> Result<Self> {
-        let inner = Inner::new(config, Features::UNPROBED).await?;
-        inner.check_bucket(Op::Open).await.map_err(|error| inner.explain_open(error))?;
-        if inner.config.access == Access::ReadOnly {
-            return Ok(Self { inner: Arc::new(inner) });
+        let read_only = config.access == Access::ReadOnly;
+        let remembered = config.remembered.as_deref().filter(|_| !read_only).map(Features::from_capabilities);
+        let inner = Inner::new(config, remembered.unwrap_or(Features::UNPROBED)).await?;
+        let storage = Self { inner: Arc::new(inner) };
+        if read_only {
+            let inner = &storage.inner;
+            inner.check_bucket(Op::Open).await.map_err(|error| inner.explain_open(error))?;
+        } else if remembered.is_none() {
+            storage.ask().await?;
         }
-        let inner = Arc::new(inner);
-        let (features, ()) = futures::join!(Box::pin(Features::probe(&inner)), canary::sweep(&inner));
-        let features = features.map_err(|error| inner.explain_open(error))?;
-        Ok(Self { inner: Arc::new(Inner { features, ..inner.share() }) })
+        Ok(storage)
+    }
+
+    /// Asks the server what it can do, unless that was done.
+    async fn ask(&self) -> Result<()> {
+        if !self.inner.asked.initialized() {
+            self.inner.asked.get_or_try_init(|| Box::pin(ask(&self.inner))).await?;
+        }
+        Ok(())
+    }
+
+    /// What every operation that writes begins with.
+    async fn writable(&self, op: Op) -> Result<()> {
+        self.inner.writable(op)?;
+        self.ask().await
     }
 
     /// Takes the capabilities of the server as known, without a request: for those who have connected before
@@ -122,7 +150,9 @@ impl S3Storage {
     /// # Errors
     /// [`Misconfigured`](ErrorKind::Misconfigured): the configuration is wrong.
     pub async fn with_capabilities(config: S3Config, capabilities: &Capabilities) -> Result<Self> {
-        let inner = Inner::new(config, Features::from_capabilities(capabilities)).await?;
+        let known = Features::from_capabilities(capabilities);
+        let inner =
+            Inner { asked: Arc::new(OnceCell::new_with(Some(known))), ..Inner::new(config, known).await? };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -146,8 +176,17 @@ impl fmt::Debug for S3Storage {
     }
 }
 
+/// Finds out what the server can do; nothing of what is assumed has a part in it.
+async fn ask(inner: &Inner) -> Result<Features> {
+    let inner = Inner { assumed: Features::UNPROBED, asked: Arc::default(), ..inner.share() };
+    inner.check_bucket(Op::Open).await.map_err(|error| inner.explain_open(error))?;
+    let inner = Arc::new(inner);
+    let (features, ()) = futures::join!(Box::pin(Features::probe(&inner)), canary::sweep(&inner));
+    features.map_err(|error| inner.explain_open(error))
+}
+
 impl Inner {
-    async fn new(config: S3Config, features: Features) -> Result<Self> {
+    async fn new(config: S3Config, assumed: Features) -> Result<Self> {
         config.check()?;
         let clients = Arc::new(Clients::build(&config).await);
         let sdk = Sdk { clients: Arc::clone(&clients), bucket: config.bucket.clone() };
@@ -155,8 +194,13 @@ impl Inner {
             key_prefix: config.key_prefix(),
             carrier: Arc::new(Fastest::new(sdk)),
             clients,
-            features,
+            assumed,
+            asked: Arc::default(),
             part_permits: Arc::new(Semaphore::new(config.parts_in_flight)),
+            storing: Arc::new(Storing {
+                class: config.storage_class.clone(),
+                encryption: config.encryption.clone(),
+            }),
             copy_limit: MAX_COPY,
             config,
         })
@@ -168,10 +212,16 @@ impl Inner {
             key_prefix: self.key_prefix.clone(),
             clients: Arc::clone(&self.clients),
             carrier: Arc::clone(&self.carrier),
-            features: self.features,
+            assumed: self.assumed,
+            asked: Arc::clone(&self.asked),
             part_permits: Arc::clone(&self.part_permits),
+            storing: Arc::clone(&self.storing),
             copy_limit: self.copy_limit,
         }
+    }
+
+    fn features(&self) -> &Features {
+        self.asked.get().unwrap_or(&self.assumed)
     }
 
     /// Lists one key: the answer to a HEAD would not say what is wrong. A caller who may not list is let
@@ -252,8 +302,8 @@ impl Inner {
     fn honours(&self, when: &Precondition, op: Op) -> Result<()> {
         let (honoured, header) = match when {
             Precondition::None => return Ok(()),
-            Precondition::Absent => (self.features.create, "If-None-Match"),
-            Precondition::Version(_) => (self.features.replace, "If-Match"),
+            Precondition::Absent => (self.features().create, "If-None-Match"),
+            Precondition::Version(_) => (self.features().replace, "If-Match"),
         };
         if honoured {
             return Ok(());
@@ -280,10 +330,11 @@ impl FileStorage for S3Storage {
     }
 
     fn capabilities(&self) -> Capabilities {
-        self.inner.features.capabilities(&self.inner.config)
+        self.inner.features().capabilities(&self.inner.config)
     }
 
     async fn upload(&self, id: &FileId, body: Body, options: UploadOptions) -> Result<Receipt> {
+        self.writable(Op::Upload).await.map_err(|error| named(error, id))?;
         self.inner.upload(id, body, options).await.map_err(|error| named(error, id))
     }
 
@@ -296,6 +347,7 @@ impl FileStorage for S3Storage {
     }
 
     async fn delete(&self, id: &FileId, when: Precondition) -> Result<bool> {
+        self.writable(Op::Delete).await.map_err(|error| named(error, id))?;
         self.inner.delete(id, when).await.map_err(|error| named(error, id))
     }
 
@@ -304,6 +356,7 @@ impl FileStorage for S3Storage {
     }
 
     async fn copy(&self, from: &FileId, to: &FileId, options: UploadOptions) -> Result<Receipt> {
+        self.writable(Op::Copy).await.map_err(|error| named(error, to))?;
         Box::pin(copy::copy(self, from, to, options)).await
     }
 
@@ -312,7 +365,13 @@ impl FileStorage for S3Storage {
     }
 
     async fn probe(&self, deadline: Duration) -> Result<()> {
-        match tokio::time::timeout(deadline, capabilities::round_trip(&self.inner)).await {
+        let asked = async {
+            if self.inner.config.access == Access::ReadWrite {
+                self.ask().await?;
+            }
+            capabilities::round_trip(&self.inner).await
+        };
+        match tokio::time::timeout(deadline, asked).await {
             Ok(result) => result,
             Err(_) => Err(self
                 .inner
@@ -333,6 +392,7 @@ impl ResumableUpload for S3Storage {
     }
 
     async fn begin(&self, id: &FileId, part_size: u64, options: UploadOptions) -> Result<UploadTicket> {
+        self.writable(Op::BeginUpload).await.map_err(|error| named(error, id))?;
         self.inner.begin(id, part_size, options).await.map_err(|error| named(error, id))
     }
 
@@ -343,6 +403,7 @@ impl ResumableUpload for S3Storage {
         bytes: Bytes,
         digest: Digest,
     ) -> Result<PartReceipt> {
+        self.writable(Op::PutPart).await.map_err(|error| named(error, &ticket.id))?;
         self.inner.put_part(ticket, number, bytes, digest).await.map_err(|error| named(error, &ticket.id))
     }
 
@@ -356,10 +417,12 @@ impl ResumableUpload for S3Storage {
         parts: &[PartReceipt],
         finish: FinishOptions,
     ) -> Result<Receipt> {
+        self.writable(Op::FinishUpload).await.map_err(|error| named(error, &ticket.id))?;
         self.inner.finish(ticket, parts, finish).await.map_err(|error| named(error, &ticket.id))
     }
 
     async fn abandon(&self, ticket: &UploadTicket) -> Result<()> {
+        self.writable(Op::AbandonUpload).await.map_err(|error| named(error, &ticket.id))?;
         self.inner.abandon(ticket).await.map_err(|error| named(error, &ticket.id))
     }
 

@@ -9,7 +9,6 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
 use serde::Deserialize;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::parts_of;
 use crate::body::{Body, ByteStream};
@@ -23,6 +22,13 @@ use crate::storage::{
     UploadTicket,
 };
 
+pub use self::permit::Bound;
+
+use self::permit::Permit;
+
+mod aimd;
+mod permit;
+
 /// How many operations run at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -31,6 +37,10 @@ pub struct LimitConfig {
     /// Operations at a time. Default 64: more keep no disk and no server busier, and each may hold a
     /// connection and the buffers of one part.
     pub concurrency: NonZeroU32,
+    /// Lower the number when the storage says that it is too many ([`ErrorKind::Throttled`]), does not answer in time or
+    /// answers much later than it does at best, and raise it again when it no longer does. Default: false, as whoever
+    /// shares the storage with others may want his full share.
+    pub adaptive: bool,
 }
 
 impl LimitConfig {
@@ -40,12 +50,19 @@ impl LimitConfig {
         self.concurrency = concurrency;
         self
     }
+
+    /// Sets whether the number follows what the storage can take.
+    #[must_use]
+    pub fn with_adaptive(mut self, adaptive: bool) -> Self {
+        self.adaptive = adaptive;
+        self
+    }
 }
 
 impl Default for LimitConfig {
     fn default() -> Self {
         const DEFAULT: NonZeroU32 = NonZeroU32::new(64).unwrap();
-        Self { concurrency: DEFAULT }
+        Self { concurrency: DEFAULT, adaptive: false }
     }
 }
 
@@ -59,28 +76,39 @@ impl Default for LimitConfig {
 #[derive(Debug)]
 pub struct LimitStorage {
     inner: Arc<dyn FileStorage>,
-    permits: Arc<Semaphore>,
+    bound: Bound,
 }
 
 impl LimitStorage {
     /// Wraps a storage.
     pub fn new(inner: Arc<dyn FileStorage>, config: LimitConfig) -> Self {
-        let permits = usize::try_from(config.concurrency.get())
-            .map_or(Semaphore::MAX_PERMITS, |permits| permits.min(Semaphore::MAX_PERMITS));
-        Self { inner, permits: Arc::new(Semaphore::new(permits)) }
+        let bound = Bound::new(config.concurrency.get(), config.adaptive, inner.name());
+        Self { inner, bound }
     }
 
-    /// Waits for a permit. A caller that is dropped meanwhile leaves the queue.
-    async fn permit(&self, op: Op) -> Result<OwnedSemaphorePermit> {
-        Arc::clone(&self.permits).acquire_owned().await.map_err(|error| {
+    /// Returns a handle on how many operations may run, to watch it.
+    pub fn bound(&self) -> Bound {
+        self.bound.clone()
+    }
+
+    async fn permit(&self, op: Op) -> Result<Permit> {
+        self.bound.acquire().await.map_err(|error| {
             // Nobody closes the semaphore.
             Error::new(ErrorKind::Other, op).with_storage(self.inner.name()).with_source(error)
         })
     }
+
+    /// Carries out an operation with a permit, and takes what came of it.
+    async fn bounded<T>(&self, op: Op, bytes: u64, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let permit = self.permit(op).await?;
+        let result = work.await;
+        permit.answered(op, bytes, &result);
+        result
+    }
 }
 
 /// Keeps the permit until the last item, an error or the drop.
-fn holding(body: ByteStream, permit: OwnedSemaphorePermit) -> ByteStream {
+fn holding(body: ByteStream, permit: Permit) -> ByteStream {
     stream::unfold(Some((body, permit)), |state| async move {
         let (mut body, permit) = state?;
         match body.next().await? {
@@ -104,25 +132,25 @@ impl FileStorage for LimitStorage {
     }
 
     async fn upload(&self, id: &FileId, body: Body, options: UploadOptions) -> Result<Receipt> {
-        let _permit = self.permit(Op::Upload).await?;
-        self.inner.upload(id, body, options).await
+        let bytes = body.size();
+        self.bounded(Op::Upload, bytes, self.inner.upload(id, body, options)).await
     }
 
     async fn download(&self, id: &FileId, options: DownloadOptions) -> Result<Download> {
         let permit = self.permit(Op::Download).await?;
-        let mut download = self.inner.download(id, options).await?;
+        let result = self.inner.download(id, options).await;
+        permit.answered(Op::Download, 0, &result);
+        let mut download = result?;
         download.body = holding(download.body, permit);
         Ok(download)
     }
 
     async fn metadata(&self, id: &FileId) -> Result<FileMetadata> {
-        let _permit = self.permit(Op::Metadata).await?;
-        self.inner.metadata(id).await
+        self.bounded(Op::Metadata, 0, self.inner.metadata(id)).await
     }
 
     async fn delete(&self, id: &FileId, when: Precondition) -> Result<bool> {
-        let _permit = self.permit(Op::Delete).await?;
-        self.inner.delete(id, when).await
+        self.bounded(Op::Delete, 0, self.inner.delete(id, when)).await
     }
 
     fn list(&self, prefix: &Prefix, options: ListOptions) -> BoxStream<'static, Result<FileMetadata>> {
@@ -130,8 +158,7 @@ impl FileStorage for LimitStorage {
     }
 
     async fn copy(&self, from: &FileId, to: &FileId, options: UploadOptions) -> Result<Receipt> {
-        let _permit = self.permit(Op::Copy).await?;
-        self.inner.copy(from, to, options).await
+        self.bounded(Op::Copy, 0, self.inner.copy(from, to, options)).await
     }
 
     async fn presigned_url(&self, id: &FileId, request: PresignRequest) -> Result<PresignedUrl> {
@@ -155,8 +182,12 @@ impl ResumableUpload for LimitStorage {
     }
 
     async fn begin(&self, id: &FileId, part_size: u64, options: UploadOptions) -> Result<UploadTicket> {
-        let _permit = self.permit(Op::BeginUpload).await?;
-        parts_of(&self.inner, Op::BeginUpload)?.begin(id, part_size, options).await
+        self.bounded(
+            Op::BeginUpload,
+            0,
+            parts_of(&self.inner, Op::BeginUpload)?.begin(id, part_size, options),
+        )
+        .await
     }
 
     async fn put_part(
@@ -166,13 +197,17 @@ impl ResumableUpload for LimitStorage {
         bytes: Bytes,
         digest: Digest,
     ) -> Result<PartReceipt> {
-        let _permit = self.permit(Op::PutPart).await?;
-        parts_of(&self.inner, Op::PutPart)?.put_part(ticket, number, bytes, digest).await
+        let size = bytes.len() as u64;
+        self.bounded(
+            Op::PutPart,
+            size,
+            parts_of(&self.inner, Op::PutPart)?.put_part(ticket, number, bytes, digest),
+        )
+        .await
     }
 
     async fn parts(&self, ticket: &UploadTicket) -> Result<Vec<PartReceipt>> {
-        let _permit = self.permit(Op::ListParts).await?;
-        parts_of(&self.inner, Op::ListParts)?.parts(ticket).await
+        self.bounded(Op::ListParts, 0, parts_of(&self.inner, Op::ListParts)?.parts(ticket)).await
     }
 
     async fn finish(
@@ -181,17 +216,19 @@ impl ResumableUpload for LimitStorage {
         parts: &[PartReceipt],
         finish: FinishOptions,
     ) -> Result<Receipt> {
-        let _permit = self.permit(Op::FinishUpload).await?;
-        parts_of(&self.inner, Op::FinishUpload)?.finish(ticket, parts, finish).await
+        self.bounded(
+            Op::FinishUpload,
+            0,
+            parts_of(&self.inner, Op::FinishUpload)?.finish(ticket, parts, finish),
+        )
+        .await
     }
 
     async fn abandon(&self, ticket: &UploadTicket) -> Result<()> {
-        let _permit = self.permit(Op::AbandonUpload).await?;
-        parts_of(&self.inner, Op::AbandonUpload)?.abandon(ticket).await
+        self.bounded(Op::AbandonUpload, 0, parts_of(&self.inner, Op::AbandonUpload)?.abandon(ticket)).await
     }
 
     async fn stale(&self, older_than: Duration) -> Result<Vec<UploadTicket>> {
-        let _permit = self.permit(Op::ListUploads).await?;
-        parts_of(&self.inner, Op::ListUploads)?.stale(older_than).await
+        self.bounded(Op::ListUploads, 0, parts_of(&self.inner, Op::ListUploads)?.stale(older_than)).await
     }
 }

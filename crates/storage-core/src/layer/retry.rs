@@ -21,6 +21,7 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use tokio::time::Instant;
 
+use self::pace::Pace;
 use self::policy::{Budget, RetryConfig, delay};
 use self::resume::{Relisting, Resuming};
 use super::metered::names;
@@ -36,13 +37,15 @@ use crate::storage::{
     UploadTicket, Verified,
 };
 
+mod pace;
 pub mod policy;
 mod resume;
 
 /// Repeats the operations of a storage that failed for a while.
 ///
 /// What may be repeated is for the storage to say ([`Error::retry`]); how often and when is for the
-/// [policy](RetryConfig); how many retries all operations together may make, for its [budget](Budget). A probe
+/// [policy](RetryConfig); how many retries all operations together may make, for its [budget](Budget). While the
+/// storage asks to slow down, first attempts wait as well, so that it is not asked for more than it gives. A probe
 /// is not repeated: whoever asks wants to know how it is now.
 pub struct RetryStorage {
     inner: Arc<dyn FileStorage>,
@@ -53,6 +56,7 @@ struct Shared {
     config: RetryConfig,
     name: String,
     budget: Mutex<Budget>,
+    pace: Mutex<Pace>,
     start: Instant,
 }
 
@@ -61,6 +65,8 @@ struct Attempts {
     shared: Arc<Shared>,
     op: Op,
     made: u32,
+    /// When the last one began.
+    begun: Duration,
     /// An answer was lost: the operation may have taken effect.
     lost: bool,
 }
@@ -69,18 +75,41 @@ impl Shared {
     fn budget<T>(&self, act: impl FnOnce(&mut Budget) -> T) -> T {
         act(&mut self.budget.lock().unwrap_or_else(PoisonError::into_inner))
     }
+
+    fn pace<T>(&self, act: impl FnOnce(&mut Pace) -> T) -> T {
+        act(&mut self.pace.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl Attempts {
     fn new(shared: &Arc<Shared>, op: Op) -> Self {
         shared.budget(|budget| budget.deposit(&shared.config));
-        Self { shared: Arc::clone(shared), op, made: 0, lost: false }
+        Self::unpaid(shared, op)
+    }
+
+    /// As [`new`](Self::new), for what is counted as an operation elsewhere.
+    fn unpaid(shared: &Arc<Shared>, op: Op) -> Self {
+        Self { shared: Arc::clone(shared), op, made: 0, begun: shared.start.elapsed(), lost: false }
+    }
+
+    /// Waits until the storage may be asked.
+    async fn begin(&mut self) {
+        let now = self.shared.start.elapsed();
+        let wait = self.shared.pace(|pace| pace.begin(now));
+        self.begun = now + wait;
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
     }
 
     /// Waits until the next attempt is due, or fails with what the caller is to know.
     async fn after(&mut self, error: Error) -> Result<()> {
         self.made = self.made.saturating_add(1);
         self.lost |= error.effect() != Effect::None;
+        if error.kind() == ErrorKind::Throttled {
+            let now = self.shared.start.elapsed();
+            self.shared.pace(|pace| pace.throttled(now, self.begun));
+        }
         if self.lost && self.op == Op::BeginUpload {
             // The one operation that does something else each time.
             return Err(error);
@@ -125,6 +154,7 @@ impl RetryStorage {
             config,
             name: inner.name().to_owned(),
             budget: Mutex::new(Budget::new(&config)),
+            pace: Mutex::default(),
             start: Instant::now(),
         };
         Ok(Self { inner, shared: Arc::new(shared) })
@@ -136,6 +166,7 @@ impl RetryStorage {
     {
         let mut attempts = Attempts::new(&self.shared, op);
         loop {
+            attempts.begin().await;
             match attempt().await {
                 Ok(value) => return Ok(value),
                 Err(error) => attempts.after(error).await?,
@@ -156,6 +187,7 @@ impl RetryStorage {
     {
         let mut attempts = Attempts::new(&self.shared, op);
         loop {
+            attempts.begin().await;
             match attempt().await {
                 Ok(receipt) => return Ok(receipt),
                 Err(error) if attempts.may_be_own(&error) => {
@@ -307,7 +339,7 @@ impl FileStorage for RetryStorage {
         };
         let resuming = Resuming {
             inner: Arc::clone(&self.inner),
-            attempts: Attempts { shared: Arc::clone(&self.shared), op: Op::Download, made: 0, lost: false },
+            attempts: Attempts::unpaid(&self.shared, Op::Download),
             id: id.clone(),
             version,
             body: download.body,
@@ -327,6 +359,7 @@ impl FileStorage for RetryStorage {
     async fn delete(&self, id: &FileId, when: Precondition) -> Result<bool> {
         let mut attempts = Attempts::new(&self.shared, Op::Delete);
         loop {
+            attempts.begin().await;
             match self.inner.delete(id, when.clone()).await {
                 Ok(deleted) => return Ok(deleted || attempts.lost),
                 Err(error) => attempts.after(error).await?,

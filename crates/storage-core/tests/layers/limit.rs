@@ -129,3 +129,69 @@ async fn a_probe_does_not_queue() {
     storage.probe(std::time::Duration::from_secs(30)).await.unwrap();
     drop(held);
 }
+
+/// The number falls while the storage asks for less, holds for what waits, and comes back to the cap and no further.
+#[tokio::test]
+async fn a_storage_that_asks_for_less_is_sent_less() {
+    let flaky = FlakyStorage::new(Arc::new(MemoryStorage::new()));
+    let config = LimitConfig::default().with_concurrency(NonZeroU32::new(8).unwrap()).with_adaptive(true);
+    let storage = Arc::new(LimitStorage::new(Arc::new(flaky.clone()), config));
+    let bound = storage.bound();
+    storage.upload_bytes(&id("a"), vec![1; 1_000_000].into()).await.unwrap();
+    // Permits that are out when the number falls are kept when they come back.
+    let mut held = Vec::new();
+    for _ in 0..7 {
+        held.push(storage.download(&id("a"), DownloadOptions::default()).await.unwrap());
+    }
+    for expected in [4, 2, 1] {
+        flaky.fail_next(Op::Metadata, Fault::Before(ErrorKind::Throttled));
+        if expected < 4 {
+            held.clear();
+        }
+        storage.metadata(&id("a")).await.unwrap_err();
+        assert_eq!((bound.now(), bound.cap()), (expected, 8));
+    }
+    let at_once = async |count: usize| {
+        let file = id("a");
+        let bodies = (0..count).map(|_| storage.download_bytes(&file));
+        join_all(bodies).await.into_iter().for_each(|body| assert_eq!(body.unwrap().len(), 1_000_000));
+    };
+    let waiting = tokio::spawn({
+        let storage = Arc::clone(&storage);
+        async move {
+            let held = storage.download(&id("a"), DownloadOptions::default()).await.unwrap();
+            std::future::pending::<()>().await;
+            drop(held);
+        }
+    });
+    settle().await;
+    let other = tokio::spawn({
+        let storage = Arc::clone(&storage);
+        async move { storage.download_bytes(&id("a")).await }
+    });
+    settle().await;
+    assert_eq!(flaky.running(), 1, "more than the lowered number ran");
+    waiting.abort();
+    other.await.unwrap().unwrap();
+    at_once(100).await;
+    assert_eq!(bound.now(), 8);
+    let before = flaky.peak();
+    at_once(50).await;
+    assert!(flaky.peak() <= before.max(8), "{} at a time", flaky.peak());
+    assert_eq!(bound.now(), 8);
+}
+
+/// An outage and a refusal say nothing of how many there were.
+#[tokio::test]
+async fn what_fewer_operations_would_not_mend_changes_nothing() {
+    let flaky = FlakyStorage::new(Arc::new(MemoryStorage::new()));
+    let config = LimitConfig::default().with_concurrency(NonZeroU32::new(8).unwrap()).with_adaptive(true);
+    let storage = LimitStorage::new(Arc::new(flaky.clone()), config);
+    for kind in [ErrorKind::Unavailable, ErrorKind::Denied, ErrorKind::Integrity] {
+        flaky.fail_next(Op::Metadata, Fault::Before(kind));
+        storage.metadata(&id("a")).await.unwrap_err();
+        assert_eq!(storage.bound().now(), 8, "{kind:?}");
+    }
+    storage.metadata(&id("a")).await.unwrap_err();
+    assert_eq!(storage.bound().now(), 8, "not found");
+}

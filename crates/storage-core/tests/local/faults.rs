@@ -258,16 +258,18 @@ fn trace(name: &str) -> Option<Vec<String>> {
     Some(log.lines().filter(|line| !line.contains("EEXIST")).map(str::to_owned).collect())
 }
 
+/// Returns where the last call is that says all of this: opening has its own before it.
+fn last(calls: &[String], what: &[&str]) -> usize {
+    calls
+        .iter()
+        .rposition(|call| what.iter().all(|what| call.contains(what)))
+        .unwrap_or_else(|| panic!("no {what:?} in {calls:#?}"))
+}
+
 #[test]
 fn a_file_is_acknowledged_only_after_it_its_entry_and_its_directories_were_synced() {
     let Some(calls) = trace("durable") else { return };
-    let at = |what: &[&str]| {
-        calls
-            .iter()
-            // The last one: opening syncs as well.
-            .rposition(|call| what.iter().all(|what| call.contains(what)))
-            .unwrap_or_else(|| panic!("no {what:?} in {calls:#?}"))
-    };
+    let at = |what: &[&str]| last(&calls, what);
     let attributes = at(&["fsetxattr", ".storage/tmp/"]);
     let file = at(&["fsync", "<ROOT/.storage/tmp/"]);
     let outer = at(&["mkdirat", "<ROOT>", "\"new\""]);
@@ -284,12 +286,7 @@ fn a_file_is_acknowledged_only_after_it_its_entry_and_its_directories_were_synce
 #[test]
 fn a_part_is_acknowledged_only_after_it_and_its_entry_were_synced() {
     let Some(calls) = trace("parts") else { return };
-    let at = |what: &[&str]| {
-        calls
-            .iter()
-            .rposition(|call| what.iter().all(|what| call.contains(what)))
-            .unwrap_or_else(|| panic!("no {what:?} in {calls:#?}"))
-    };
+    let at = |what: &[&str]| last(&calls, what);
     let written = at(&["pwrite64", "/whole>"]);
     let synced = at(&["fdatasync", "/whole>"]);
     let named = at(&["rename", ".claim\"", ".in-place\""]);

@@ -5,10 +5,11 @@ use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use storage_core::backend::s3::{S3Config, S3Storage};
 use storage_core::error::{Error, ErrorKind};
 use storage_core::storage::{
-    Access, DownloadOptions, FileStorage, FileStorageExt, PresignRequest, UploadOptions,
+    Access, DownloadOptions, FileStorage, FileStorageExt, Precondition, PresignRequest, UploadOptions,
 };
 use test_rig::{Fault, Proxy, S3Endpoint, ServerKind, shared};
 use tracing_subscriber::fmt::MakeWriter;
@@ -44,6 +45,52 @@ async fn a_200_to_an_ignored_condition_is_no_capability() {
                 assert!(found.composite_sha256);
             }
         }
+    }
+}
+
+/// Whoever opens a storage often and writes seldom need not ask each time; but a server that was replaced must not be
+/// taken for the one that was there before.
+#[tokio::test]
+async fn what_is_remembered_costs_nothing_and_is_asked_before_the_first_write() {
+    for (server, config, storage) in everywhere().await {
+        storage.upload_bytes(&id("there"), "x".into()).await.unwrap();
+        let found = storage.capabilities();
+        let mut wrong = found.clone();
+        wrong.conditional_create = !found.conditional_create;
+        wrong.conditional_replace = !found.conditional_replace;
+        wrong.verifies_sha256 = !found.verifies_sha256;
+        let proxy = Proxy::start(server.address()).unwrap();
+        let mut config = config.with_remembered(wrong.clone());
+        config.endpoints = vec![server.via(proxy.address()).endpoint];
+        let storage = connect(&config).await;
+        assert_eq!(storage.capabilities(), wrong);
+        assert_eq!(proxy.counts().connections, 0, "{:?}", server.kind);
+        assert_eq!(storage.metadata(&id("there")).await.unwrap().size, 1);
+        assert_eq!(storage.capabilities(), wrong, "reading asks for nothing");
+
+        let absent = UploadOptions::default().with_when(Precondition::Absent);
+        let refused = storage.upload(&id("there"), Bytes::from("y").into(), absent).await.unwrap_err();
+        let due = if found.conditional_create { ErrorKind::AlreadyExists } else { ErrorKind::Unsupported };
+        assert_eq!(refused.kind(), due, "{refused:?}");
+        assert_eq!(storage.capabilities(), found, "{:?}", server.kind);
+        assert_eq!(storage.download_bytes(&id("there")).await.unwrap(), "x");
+    }
+}
+
+/// A server that is out when it is first asked is asked again by the next write.
+#[tokio::test]
+async fn what_could_not_be_asked_is_asked_by_the_next_write() {
+    for (server, config, storage) in everywhere().await {
+        let proxy = Proxy::start(server.address()).unwrap();
+        let mut config = config.with_remembered(storage.capabilities());
+        config.endpoints = vec![server.via(proxy.address()).endpoint];
+        let storage = connect(&config).await;
+        proxy.set(Fault::Refuse);
+        let error = storage.upload_bytes(&id("f"), "x".into()).await.unwrap_err();
+        assert!(error.is_outage() && error.id() == Some(&id("f")), "{error:?}");
+        proxy.set(Fault::Pass);
+        storage.upload_bytes(&id("f"), "x".into()).await.unwrap();
+        assert_eq!(storage.download_bytes(&id("f")).await.unwrap(), "x");
     }
 }
 
@@ -181,8 +228,7 @@ async fn object_tags_are_kept_or_refused() {
             .with_tag("a b", "c +d=e/")
             .with_tag("x-amz-meta-mtime", "1.5")
             .with_file_name("n");
-        let written =
-            storage.upload(&id("t"), bytes::Bytes::from("x").into(), options.clone()).await.unwrap();
+        let written = storage.upload(&id("t"), Bytes::from("x").into(), options.clone()).await.unwrap();
         let read = storage.metadata(&id("t")).await.unwrap();
         assert_eq!(read.tags, options.tags);
         assert_eq!(written.metadata.tags, options.tags);
@@ -218,27 +264,38 @@ impl<'a> MakeWriter<'a> for Captured {
     }
 }
 
+/// Does `work` with everything logged, and returns the log.
+pub(crate) async fn captured<T>(work: impl Future<Output = T>) -> (String, T) {
+    let log = Captured::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(log.clone())
+        .with_ansi(false)
+        .finish();
+    let guard = tracing::subscriber::set_default(subscriber);
+    let done = work.await;
+    drop(guard);
+    let seen = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
+    (seen, done)
+}
+
 /// Two libraries had a CVE for this: a secret in a retry's log line, and in the Debug of the credentials.
 #[tokio::test]
 async fn no_secret_is_logged_even_at_trace() {
     let Some(server) = shared::garage() else { return };
-    let captured = Captured::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(captured.clone())
-        .with_ansi(false)
-        .finish();
-    let guard = tracing::subscriber::set_default(subscriber);
     let mut config = config(&server);
     config.endpoints.insert(0, dead_endpoint());
-    let storage = connect(&config).await;
-    storage.upload_bytes(&id("a"), "x".into()).await.unwrap();
-    storage.download(&id("a"), DownloadOptions::default()).await.unwrap().bytes().await.unwrap();
-    let url = storage.presigned_url(&id("a"), PresignRequest::get(Duration::from_secs(60))).await.unwrap();
-    let wrong = config.clone().with_static_credentials(&server.access_key, format!("{}0", server.secret_key));
-    let error = refused(wrong).await;
-    drop(guard);
-    let mut seen = String::from_utf8_lossy(&captured.0.lock().unwrap()).into_owned();
+    let (mut seen, (storage, url, error)) = captured(Box::pin(async {
+        let storage = connect(&config).await;
+        storage.upload_bytes(&id("a"), "x".into()).await.unwrap();
+        storage.download(&id("a"), DownloadOptions::default()).await.unwrap().bytes().await.unwrap();
+        let asked = PresignRequest::get(Duration::from_secs(60));
+        let url = storage.presigned_url(&id("a"), asked).await.unwrap();
+        let secret = format!("{}0", server.secret_key);
+        let wrong = config.clone().with_static_credentials(&server.access_key, secret);
+        (storage, url, refused(wrong).await)
+    }))
+    .await;
     assert!(seen.contains("TRACE"), "nothing was captured");
     seen.push_str(&format!("{config:?} {storage:?} {error} {error:?} {url:?}"));
     assert!(!seen.contains(&server.secret_key), "the secret was logged");

@@ -1,11 +1,16 @@
 //! Uploads and copies in parts.
 
 use std::num::NonZeroU32;
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
-use storage_core::body::Body;
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use storage_core::body::{Body, BodySource, ByteStream};
 use storage_core::checksum::{CompositeDigest, Digest};
-use storage_core::error::ErrorKind;
+use storage_core::error::{ErrorKind, Result};
 use storage_core::storage::{
     FileStorage, FileStorageExt, FinishOptions, PartReceipt, ResumableUpload, UploadOptions,
 };
@@ -27,6 +32,57 @@ async fn a_large_file_keeps_its_composite() {
         assert_eq!(read.composite, Some(due), "{:?}", server.kind);
         assert_eq!(read, receipt.metadata);
         assert_eq!(storage.download_bytes(&id("f")).await.unwrap(), bytes);
+    }
+}
+
+/// A body of three parts whose second never comes.
+#[derive(Debug)]
+struct Stuck(Arc<tokio::sync::Notify>);
+
+#[async_trait]
+impl BodySource for Stuck {
+    fn size(&self) -> u64 {
+        3 * PART
+    }
+
+    async fn open(&self, _: Range<u64>) -> Result<ByteStream> {
+        let waits = Arc::clone(&self.0);
+        let never = stream::once(async move {
+            waits.notify_one();
+            std::future::pending().await
+        });
+        Ok(stream::once(async { Ok(data(PART as usize, 1)) }).chain(never).boxed())
+    }
+
+    fn in_memory(&self) -> Option<&Bytes> {
+        None
+    }
+}
+
+/// A runtime that ends drops at once what is spawned on it: a clean-up that began another when it was dropped
+/// overflowed the stack.
+#[test]
+fn a_runtime_may_end_in_the_middle_of_an_upload() {
+    let runtime =
+        || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let outside = runtime();
+    for (server, config, _) in outside.block_on(everywhere()) {
+        let waits = Arc::new(tokio::sync::Notify::new());
+        let body = Body::from_source(Stuck(Arc::clone(&waits)));
+        let inside = runtime();
+        let connected = config.clone();
+        inside.spawn(async move {
+            let storage = connect(&connected).await;
+            storage.upload(&id("f"), body, UploadOptions::default()).await
+        });
+        outside.block_on(async {
+            tokio::time::timeout(Duration::from_secs(60), waits.notified()).await.unwrap()
+        });
+        inside.shutdown_timeout(Duration::from_secs(10));
+        outside.block_on(async {
+            let storage = connect(&config).await;
+            assert!(!storage.exists(&id("f")).await.unwrap(), "{:?}", server.kind);
+        });
     }
 }
 

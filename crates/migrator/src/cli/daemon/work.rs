@@ -199,9 +199,9 @@ impl CommandWork {
     /// Finds what a retry is about.
     async fn left(&self) -> Result<Left, Failure> {
         let Some(ledger) = self.ledger().await? else { return Ok(Left::Everything) };
-        let found = failures::current(&*ledger, &LEFT, MOST_LEFT).await?;
+        let found = failures::current(&*ledger, &LEFT, MOST_LEFT, None).await?;
         // What lies beneath an unreadable directory has no name yet.
-        if found.more || found.problems.iter().any(|problem| !problem.is_file) {
+        if found.next.is_some() || found.problems.iter().any(|problem| !problem.is_file) {
             return Ok(Left::Everything);
         }
         let mut files: Vec<FileId> = found

@@ -138,29 +138,12 @@ fn age(table: &Table<'_, '_>, key: &str) -> Result<Option<Duration>, ConfigError
 
 #[cfg(test)]
 mod tests {
-    use super::super::parse;
+    use super::super::tests::{documented, parsed, refused};
     use super::*;
-    use crate::config::Config;
-
-    fn parsed(text: &str) -> Result<Config, ConfigError> {
-        parse(text, Path::new("/etc/migrator/config.toml"))
-    }
-
-    fn refused(text: &str) -> String {
-        let error = parsed(text).unwrap_err();
-        format!("{error} | {}", error.hint.as_deref().unwrap_or_default())
-    }
 
     #[test]
     fn reads_what_the_documentation_shows() {
-        let text: String = include_str!("../jobs.rs")
-            .lines()
-            .skip_while(|line| !line.contains("```toml"))
-            .skip(1)
-            .take_while(|line| !line.contains("```"))
-            .map(|line| format!("{}\n", line.trim_start_matches("//!")))
-            .collect();
-        let config = parsed(&text).unwrap();
+        let config = parsed(&documented(include_str!("../jobs.rs"))).unwrap();
         assert_eq!(config.daemon.token_file.unwrap(), PathBuf::from("/etc/migrator/token"));
         assert_eq!(config.daemon.listen, Daemon::default().listen);
         let job = &config.jobs["photos"];

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Params, Row, named_params};
 use storage_core::id::FileId;
-use storage_core::storage::{PartReceipt, UploadTicket};
+use storage_core::storage::{Capabilities, PartReceipt, UploadTicket};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinHandle};
 
@@ -121,9 +122,16 @@ impl Readers {
         .await
     }
 
-    pub(super) async fn runs(self: &Arc<Self>, limit: u32) -> Result<Vec<RunRecord>> {
-        self.read(move |connection| all(connection, sql::RUNS, named_params! { ":limit": limit }, rows::run))
-            .await
+    pub(super) async fn runs(
+        self: &Arc<Self>,
+        limit: u32,
+        before: Option<Timestamp>,
+    ) -> Result<Vec<RunRecord>> {
+        self.read(move |connection| {
+            let params = named_params! { ":limit": limit, ":before": before.map(rows::nanoseconds) };
+            all(connection, sql::RUNS, params, rows::run)
+        })
+        .await
     }
 
     pub(super) async fn file(self: &Arc<Self>, id: &FileId) -> Result<Option<FileRecord>> {
@@ -146,10 +154,15 @@ impl Readers {
         })
     }
 
-    pub(super) fn outcomes(self: &Arc<Self>, run: RunId) -> BoxStream<'static, Result<OutcomeRecord>> {
+    /// Streams a run's journal by `statement`, which yields it whole or in part.
+    pub(super) fn outcomes(
+        self: &Arc<Self>,
+        run: RunId,
+        statement: &'static str,
+    ) -> BoxStream<'static, Result<OutcomeRecord>> {
         self.pages(String::new(), move |connection, from| {
             let params = named_params! { ":run": run.0, ":from": from, ":limit": PAGE };
-            let page: Vec<OutcomeRecord> = all(connection, sql::OUTCOMES_PAGE, params, rows::outcome_record)?;
+            let page: Vec<OutcomeRecord> = all(connection, statement, params, rows::outcome_record)?;
             // The least text behind another is that text and a NUL.
             let next = page.last().map(|record| format!("{}\0", record.subject));
             Ok((page, next))
@@ -266,6 +279,16 @@ impl Readers {
     pub(super) async fn source_place(self: &Arc<Self>) -> Result<Option<String>> {
         self.read(|connection| {
             Ok(connection.prepare_cached(sql::SOURCE_PLACE)?.query_row((), |row| row.get(0))?)
+        })
+        .await
+    }
+
+    pub(super) async fn target_capabilities(self: &Arc<Self>) -> Result<Option<Capabilities>> {
+        self.read(|connection| {
+            let json: Option<String> =
+                connection.prepare_cached(sql::TARGET_CAPABILITIES)?.query_row((), |row| row.get(0))?;
+            // What another version wrote and this one cannot read is asked anew.
+            Ok(json.and_then(|json| serde_json::from_str(&json).ok()))
         })
         .await
     }

@@ -5,7 +5,8 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../sql/sqlite/0001_ledger.sql"),
     include_str!("../sql/sqlite/0002_audit.sql"),
     include_str!("../sql/sqlite/0003_sync.sql"),
-    include_str!("../sql/sqlite/0004_retired.sql"),
+    include_str!("../sql/sqlite/0004_capabilities.sql"),
+    include_str!("../sql/sqlite/0005_retired.sql"),
 ];
 
 macro_rules! statements {
@@ -38,6 +39,7 @@ statements! {
     HISTORY = "history";
     INTEND = "intend";
     JOURNAL = "journal";
+    LEFT_UNDONE_PAGE = "left_undone_page";
     ORPHANS = "orphans";
     ORPHAN_FORGET = "orphan_forget";
     ORPHAN_UPLOAD = "orphan_upload";
@@ -62,6 +64,8 @@ statements! {
     SOURCE_PLACE = "source_place";
     SOURCE_PLACE_SET = "source_place_set";
     STATE_COUNTS = "state_counts";
+    TARGET_CAPABILITIES = "target_capabilities";
+    TARGET_CAPABILITIES_SET = "target_capabilities_set";
     UPLOAD_BEGUN = "upload_begun";
     UPLOAD_ENDED = "upload_ended";
 }

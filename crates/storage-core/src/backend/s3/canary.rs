@@ -52,7 +52,9 @@ impl Canary {
     pub(super) fn headers(&self, part_size: Option<u64>) -> Result<Headers> {
         let id = FileId::parse(RESERVED)
             .map_err(|error| Error::new(ErrorKind::Other, Op::Open).with_message(error.to_string()))?;
-        self.inner.headers(&id, &UploadOptions::default(), None, part_size, Op::Open)
+        let mut headers = self.inner.headers(&id, &UploadOptions::default(), None, part_size, Op::Open)?;
+        headers.storing = Arc::new(headers.storing.without_class());
+        Ok(headers)
     }
 
     pub(super) async fn put(&self, when: &Precondition) -> Result<Option<String>> {

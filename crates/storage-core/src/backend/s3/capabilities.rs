@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use aws_sdk_s3::Client;
 use bytes::Bytes;
 
 use super::canary::{CANARY, Canary};
 use super::config::S3Config;
+use super::encryption::{Encryption, Storing};
 use super::error::Request;
 use super::facts::version;
 use super::multipart::Complete;
@@ -74,6 +76,7 @@ impl Features {
     pub(super) fn capabilities(&self, config: &S3Config) -> Capabilities {
         let read_only = config.access == Access::ReadOnly;
         let prefix = config.key_prefix().len();
+        let customer = matches!(config.encryption, Encryption::Customer(_));
         Capabilities {
             conditional_create: self.create,
             conditional_replace: self.replace,
@@ -81,8 +84,9 @@ impl Features {
             verifies_sha256: self.put_sha256 && self.part_sha256,
             composite_sha256: self.composite,
             tags: true,
-            presigned_get: true,
-            presigned_put: !read_only,
+            // Whoever has the URL would need the key as well.
+            presigned_get: !customer,
+            presigned_put: !read_only && !customer,
             resumable: true,
             nested_ids: self.nested,
             read_only,
@@ -94,6 +98,8 @@ impl Features {
 
     /// Asks the server, several questions at once.
     pub(super) async fn probe(inner: &Arc<Inner>) -> Result<Self> {
+        // First and alone: where it fails the other canaries would say the same in other words.
+        stored_as_asked(inner).await?;
         let (single, put_sha256, copy, (), nested, multi) = futures::try_join!(
             conditions_of_single(inner),
             checksum_of_single(inner),
@@ -234,6 +240,39 @@ async fn nested_names(inner: &Arc<Inner>) -> Result<bool> {
     Ok(nested)
 }
 
+/// Stores a canary as all objects shall be stored, and looks at what became of it.
+async fn stored_as_asked(inner: &Arc<Inner>) -> Result<()> {
+    if *inner.storing == Storing::default() {
+        return Ok(());
+    }
+    let canary = Canary::new(inner);
+    let mut headers = canary.headers(None)?;
+    headers.storing = Arc::clone(&inner.storing);
+    let digest = Digest::of(CANARY);
+    let (bytes, none) = (Bytes::from_static(CANARY), Precondition::None);
+    let asked = async {
+        inner.put_object(Op::Open, &canary.key, bytes, digest, digest, &headers, &none).await?;
+        let head = inner.head(&canary.key, Op::Open).await?;
+        let class = head.storage_class().map(|class| class.as_str());
+        inner.storing.check_class(class, Op::Open).map_err(|error| inner.ours(error))?;
+        // What the answers say of a customer's key proves nothing: without it the object must not be had.
+        if inner.storing.customer().is_some() {
+            let request = Request::read(Op::Open);
+            let bare =
+                |client: Client| client.head_object().bucket(&inner.config.bucket).key(&canary.key).send();
+            if succeeded(inner.clients.call(request, bare).await)? {
+                return Err(inner.fail(ErrorKind::Unsupported, Op::Open).with_message(
+                    "the server gives away without the customer key (SSE-C) what was stored with it",
+                ));
+            }
+        }
+        Ok(())
+    };
+    let result = asked.await;
+    canary.remove().await;
+    result
+}
+
 async fn object_tags(inner: &Arc<Inner>) -> Result<()> {
     if !inner.config.object_tags {
         return Ok(());
@@ -331,7 +370,16 @@ pub(super) async fn round_trip(inner: &Arc<Inner>) -> Result<()> {
     let request = Request::read(Op::Probe);
     let answer = inner
         .clients
-        .call(request, |client| client.get_object().bucket(&inner.config.bucket).key(&canary.key).send())
+        .call(request, |client| {
+            client
+                .get_object()
+                .bucket(&inner.config.bucket)
+                .key(&canary.key)
+                .set_sse_customer_algorithm(inner.storing.algorithm())
+                .set_sse_customer_key(inner.storing.key())
+                .set_sse_customer_key_md5(inner.storing.md5())
+                .send()
+        })
         .await?;
     let bytes = answer.body.collect().await.map_err(|error| {
         inner.fail(ErrorKind::Unavailable, Op::Probe).with_message("the canary broke off").with_source(error)

@@ -1,7 +1,7 @@
-//! What carries the three requests that move nearly all bytes: `PutObject`, `UploadPart` and `GetObject`.
+//! What carries the requests that come once per file or part: `PutObject`, `UploadPart`, `GetObject` and `HeadObject`.
 //!
 //! Everything else goes through the SDK, which spends 50 to 80 us of CPU on a request: for a listing that is nothing,
-//! for a file of 4 KiB it is more than all the rest. [`Direct`](super::direct::Direct) sends the same three requests
+//! for a file of 4 KiB it is more than all the rest. [`Direct`](super::direct::Direct) sends the same requests
 //! with the pieces that the SDK itself is made of (`aws-sigv4`, the credential chain, hyper), and a test compares
 //! both byte for byte.
 
@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use aws_sdk_s3::primitives::ByteStream as SdkStream;
+use aws_sdk_s3::types::ChecksumMode;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
@@ -18,6 +19,7 @@ use tokio::sync::OnceCell;
 use super::client::Clients;
 use super::conditions;
 use super::direct::Direct;
+use super::encryption::{AES256, CustomerKey, Protection};
 use super::error::Failure;
 use super::facts::Facts;
 use super::multipart::part_number;
@@ -36,6 +38,15 @@ pub(super) struct Put<'a> {
     pub(super) payload: Digest,
     /// For `x-amz-checksum-sha256`. Differs from `payload` only where a probe lies.
     pub(super) checksum: Option<Digest>,
+    /// What the server shall encrypt with.
+    pub(super) customer: Option<&'a CustomerKey>,
+}
+
+/// The answer to a [`Put`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Stored {
+    pub(super) etag: Option<String>,
+    pub(super) protection: Protection,
 }
 
 /// What a PUT stores.
@@ -52,6 +63,15 @@ pub(super) struct Get<'a> {
     /// As `Range` has it.
     pub(super) range: Option<&'a str>,
     pub(super) if_match: Option<&'a str>,
+    /// What it was encrypted with.
+    pub(super) customer: Option<&'a CustomerKey>,
+}
+
+/// One HEAD of an object.
+#[derive(Clone, Copy)]
+pub(super) struct Head<'a> {
+    pub(super) key: &'a str,
+    pub(super) customer: Option<&'a CustomerKey>,
 }
 
 /// The answer to a [`Get`].
@@ -71,11 +91,14 @@ pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// Sends a request to one endpoint, once.
 #[async_trait]
 pub(super) trait Carrier: fmt::Debug + Send + Sync {
-    /// Returns the ETag.
-    async fn put(&self, endpoint: usize, put: Put<'_>) -> Result<Option<String>, Failure>;
+    /// Returns the ETag, and what became of the encryption.
+    async fn put(&self, endpoint: usize, put: Put<'_>) -> Result<Stored, Failure>;
 
     /// Asks for the checksum as well.
     async fn get(&self, endpoint: usize, get: Get<'_>) -> Result<Got, Failure>;
+
+    /// Asks what is known of an object, its checksum as well.
+    async fn head(&self, endpoint: usize, head: Head<'_>) -> Result<Facts, Failure>;
 }
 
 /// Sends through the SDK.
@@ -87,64 +110,91 @@ pub(super) struct Sdk {
 
 #[async_trait]
 impl Carrier for Sdk {
-    async fn put(&self, endpoint: usize, put: Put<'_>) -> Result<Option<String>, Failure> {
+    async fn put(&self, endpoint: usize, put: Put<'_>) -> Result<Stored, Failure> {
         let client = self.clients.client(endpoint);
+        let algorithm = put.customer.map(|_| AES256.to_owned());
+        let key = put.customer.map(|key| key.header().to_owned());
+        let md5 = put.customer.map(|key| key.md5().to_owned());
         let body = SdkStream::from(put.bytes.clone());
         let checksum = put.checksum.map(Digest::to_base64);
         match put.of {
             Of::Object { headers, when } => {
                 let (if_match, if_none_match) = conditions(when);
-                client
+                let request = client
                     .put_object()
                     .bucket(&self.bucket)
                     .key(put.key)
                     .content_type(&headers.content_type)
                     .set_metadata(headers.metadata())
                     .set_tagging(headers.tagging.clone())
+                    .set_storage_class(headers.storing.sdk_class())
+                    .set_server_side_encryption(headers.storing.sdk_encryption())
+                    .set_ssekms_key_id(headers.storing.kms_key().map(str::to_owned))
+                    .set_sse_customer_algorithm(algorithm)
+                    .set_sse_customer_key(key)
+                    .set_sse_customer_key_md5(md5)
                     .set_if_match(if_match)
                     .set_if_none_match(if_none_match)
                     .set_checksum_sha256(checksum)
                     .body(body)
                     .customize()
                     .interceptor(PayloadDigest(put.payload))
-                    .send()
-                    .await
-                    .map(|answer| answer.e_tag)
-                    .map_err(|error| Failure::of(&error))
+                    .send();
+                let answer = self.clients.discreet(Box::pin(request)).await;
+                let answer = answer.map_err(|error| Failure::of(&error))?;
+                let protection = Protection::new(
+                    answer.server_side_encryption(),
+                    answer.ssekms_key_id(),
+                    answer.sse_customer_key_md5(),
+                );
+                Ok(Stored { etag: answer.e_tag, protection })
             }
-            Of::Part { upload, number } => client
-                .upload_part()
-                .bucket(&self.bucket)
-                .key(put.key)
-                .upload_id(upload)
-                .part_number(part_number(number))
-                .set_checksum_sha256(checksum)
-                .body(body)
-                .customize()
-                .interceptor(PayloadDigest(put.payload))
-                .send()
-                .await
-                .map(|answer| answer.e_tag)
-                .map_err(|error| Failure::of(&error)),
+            Of::Part { upload, number } => {
+                let request = client
+                    .upload_part()
+                    .bucket(&self.bucket)
+                    .key(put.key)
+                    .upload_id(upload)
+                    .part_number(part_number(number))
+                    .set_checksum_sha256(checksum)
+                    .set_sse_customer_algorithm(algorithm)
+                    .set_sse_customer_key(key)
+                    .set_sse_customer_key_md5(md5)
+                    .body(body)
+                    .customize()
+                    .interceptor(PayloadDigest(put.payload))
+                    .send();
+                let answer = self.clients.discreet(Box::pin(request)).await;
+                let answer = answer.map_err(|error| Failure::of(&error))?;
+                let protection = Protection::new(
+                    answer.server_side_encryption(),
+                    answer.ssekms_key_id(),
+                    answer.sse_customer_key_md5(),
+                );
+                Ok(Stored { etag: answer.e_tag, protection })
+            }
         }
     }
 
     async fn get(&self, endpoint: usize, get: Get<'_>) -> Result<Got, Failure> {
         let client = self.clients.client(endpoint);
-        let mut answer = client
+        let request = client
             .get_object()
             .bucket(&self.bucket)
             .key(get.key)
             .set_range(get.range.map(str::to_owned))
             .set_if_match(get.if_match.map(str::to_owned))
+            .set_sse_customer_algorithm(get.customer.map(|_| AES256.to_owned()))
+            .set_sse_customer_key(get.customer.map(|key| key.header().to_owned()))
+            .set_sse_customer_key_md5(get.customer.map(|key| key.md5().to_owned()))
             .customize()
             // Not by `checksum_mode`, with which the SDK would hash the bytes itself.
             .mutate_request(|request| {
                 request.headers_mut().insert("x-amz-checksum-mode", "ENABLED");
             })
-            .send()
-            .await
-            .map_err(|error| Failure::of(&error))?;
+            .send();
+        let answer = self.clients.discreet(Box::pin(request)).await;
+        let mut answer = answer.map_err(|error| Failure::of(&error))?;
         let body = std::mem::take(&mut answer.body);
         let body = stream::try_unfold(body, |mut body| async {
             Ok::<_, BoxError>(body.try_next().await?.map(|piece| (piece, body)))
@@ -154,6 +204,21 @@ impl Carrier for Sdk {
             content_range: answer.content_range.take(),
             body: body.boxed(),
         })
+    }
+
+    async fn head(&self, endpoint: usize, head: Head<'_>) -> Result<Facts, Failure> {
+        let client = self.clients.client(endpoint);
+        let answer = client
+            .head_object()
+            .bucket(&self.bucket)
+            .key(head.key)
+            .checksum_mode(ChecksumMode::Enabled)
+            .set_sse_customer_algorithm(head.customer.map(|_| AES256.to_owned()))
+            .set_sse_customer_key(head.customer.map(|key| key.header().to_owned()))
+            .set_sse_customer_key_md5(head.customer.map(|key| key.md5().to_owned()))
+            .send()
+            .await;
+        answer.map(|head| Facts::from(&head)).map_err(|error| Failure::of(&error))
     }
 }
 
@@ -184,7 +249,7 @@ impl Fastest {
 
 #[async_trait]
 impl Carrier for Fastest {
-    async fn put(&self, endpoint: usize, put: Put<'_>) -> Result<Option<String>, Failure> {
+    async fn put(&self, endpoint: usize, put: Put<'_>) -> Result<Stored, Failure> {
         match self.direct().await {
             Some(direct) => direct.put(endpoint, put).await,
             None => self.sdk.put(endpoint, put).await,
@@ -195,6 +260,13 @@ impl Carrier for Fastest {
         match self.direct().await {
             Some(direct) => direct.get(endpoint, get).await,
             None => self.sdk.get(endpoint, get).await,
+        }
+    }
+
+    async fn head(&self, endpoint: usize, head: Head<'_>) -> Result<Facts, Failure> {
+        match self.direct().await {
+            Some(direct) => direct.head(endpoint, head).await,
+            None => self.sdk.head(endpoint, head).await,
         }
     }
 }

@@ -14,9 +14,12 @@ use aws_sdk_s3::config::{
     Credentials, RequestChecksumCalculation, ResponseChecksumValidation, StalledStreamProtectionConfig,
 };
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use futures::future::Either;
 
 use super::config::S3Config;
+use super::encryption::Encryption;
 use super::error::{Failure, Request};
+use super::signing::unlogged;
 use crate::error::{Effect, Error, Result};
 
 /// Time to connect: one lost SYN and its repetition after 1 s, and one after 3 s, are still noticed.
@@ -34,6 +37,8 @@ pub(super) struct Clients {
     last_good: AtomicUsize,
     credentials: Option<SharedCredentialsProvider>,
     storage: String,
+    /// Requests carry a key, which the SDK writes to the log at its finest level.
+    carry_key: bool,
 }
 
 impl Clients {
@@ -84,6 +89,7 @@ impl Clients {
             last_good: AtomicUsize::new(0),
             credentials: shared.credentials_provider(),
             storage: config.name.clone(),
+            carry_key: matches!(config.encryption, Encryption::Customer(_)),
         }
     }
 
@@ -130,10 +136,15 @@ impl Clients {
     {
         let send = |endpoint: usize| {
             // The SDK's futures are large, and everybody's who waits for one would be.
-            let answer = Box::pin(send(self.clients[endpoint].clone()));
+            let answer = self.discreet(Box::pin(send(self.clients[endpoint].clone())));
             async { answer.await.map_err(|error| Failure::of(&error)) }
         };
         self.each(request, send).await
+    }
+
+    /// Keeps a request out of the log that carries a key.
+    pub(super) fn discreet<F: Future + Unpin>(&self, request: F) -> impl Future<Output = F::Output> + use<F> {
+        if self.carry_key { Either::Left(unlogged(request)) } else { Either::Right(request) }
     }
 
     /// Sends to the endpoint that answered last, and to the next where one cannot be reached.

@@ -4,9 +4,10 @@ use std::fmt;
 
 use serde::Deserialize;
 
+use super::encryption::{Encryption, is_private};
 use crate::error::{Error, ErrorKind, Op, Result};
 use crate::id::{FileId, MAX_ID_BYTES};
-use crate::storage::{Access, PartLimits};
+use crate::storage::{Access, Capabilities, PartLimits};
 
 /// Parts, and bodies up to which one PUT will do: of 5 MiB to 64 MiB the client cost per byte is the same, and
 /// 10,000 parts of this size are 156 GiB; beyond that parts grow.
@@ -67,6 +68,25 @@ pub struct S3Config {
     /// metadata.
     #[serde(default)]
     pub object_tags: bool,
+    /// What [`capabilities`](crate::storage::FileStorage::capabilities) said when this storage was last open; nothing
+    /// is asked of the server then before the first operation that writes. Default: nothing, it is asked at once.
+    ///
+    /// For those who open a storage often and write seldom. What was remembered is never relied on for a write: the
+    /// answers take its place first, whatever they are. Storages opened for reading only take no notice.
+    #[serde(skip)]
+    pub remembered: Option<Box<Capabilities>>,
+    /// Storage class of everything that is written, in the server's words: `STANDARD_IA`, `GLACIER_IR`. A server
+    /// that stores as something else fails the opening. Default: the server's own.
+    #[serde(default)]
+    pub storage_class: Option<String>,
+    /// Who encrypts what is written. A server that does not as it is told fails the opening. Default: as the bucket's
+    /// settings have it.
+    #[serde(default)]
+    pub encryption: Encryption,
+    /// Send a customer's key also to another machine without TLS, where everybody in between can read it. Default:
+    /// false, that is refused.
+    #[serde(default)]
+    pub customer_key_over_http: bool,
     #[serde(skip)]
     pub(super) credentials: Option<StaticCredentials>,
 }
@@ -110,6 +130,10 @@ impl S3Config {
             part_size: DEFAULT_PART_SIZE,
             parts_in_flight: DEFAULT_PARTS_IN_FLIGHT,
             object_tags: false,
+            remembered: None,
+            storage_class: None,
+            encryption: Encryption::default(),
+            customer_key_over_http: false,
             credentials: None,
         }
     }
@@ -184,6 +208,34 @@ impl S3Config {
         self
     }
 
+    /// Sets what the storage was found capable of.
+    #[must_use]
+    pub fn with_remembered(mut self, capabilities: Capabilities) -> Self {
+        self.remembered = Some(Box::new(capabilities));
+        self
+    }
+
+    /// Sets the storage class of everything that is written.
+    #[must_use]
+    pub fn with_storage_class(mut self, class: impl Into<String>) -> Self {
+        self.storage_class = Some(class.into());
+        self
+    }
+
+    /// Sets who encrypts what is written. With a customer's key, only what was written with the same one can be read.
+    #[must_use]
+    pub fn with_encryption(mut self, encryption: Encryption) -> Self {
+        self.encryption = encryption;
+        self
+    }
+
+    /// Sends a customer's key also to another machine without TLS.
+    #[must_use]
+    pub fn with_customer_key_over_http(mut self) -> Self {
+        self.customer_key_over_http = true;
+        self
+    }
+
     /// Uses these credentials instead of the usual chain: for embedding and for tests.
     #[must_use]
     pub fn with_static_credentials(
@@ -240,6 +292,25 @@ impl S3Config {
                 );
             }
         }
+        if matches!(self.encryption, Encryption::Customer(_)) && !self.customer_key_over_http {
+            let open = |url: &String| url::Url::parse(url).is_ok_and(|url| !is_private(&url));
+            if let Some(endpoint) = self.endpoints.iter().find(|url| open(url)) {
+                return wrong(format!(
+                    "a customer key would go to {endpoint} without TLS, where everybody in between can read it: use \
+                     https, or allow it explicitly"
+                ));
+            }
+        }
+        if self.storage_class.as_deref().is_some_and(|class| !is_word(class)) {
+            return wrong(
+                "a storage class has capital letters, digits and `_` only, as in STANDARD_IA".into(),
+            );
+        }
+        if let Encryption::Kms(Some(key)) = &self.encryption
+            && (key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()))
+        {
+            return wrong("the id of a KMS key is empty, or holds white space".into());
+        }
         let limits = PartLimits::S3;
         if self.part_size < limits.min_part_size || self.part_size > limits.max_part_size {
             return wrong(format!(
@@ -254,9 +325,15 @@ impl S3Config {
     }
 }
 
+fn is_word(text: &str) -> bool {
+    !text.is_empty()
+        && text.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::s3::encryption::CustomerKey;
 
     #[test]
     fn a_secret_is_neither_shown_nor_read_from_a_file() {
@@ -274,6 +351,13 @@ mod tests {
         ok.check().unwrap();
         assert_eq!(ok.key_prefix(), "a/b/");
         assert!(ok.uses_path_style() && !S3Config::new("b").uses_path_style());
+        let with_key = |url: &str| {
+            let key = CustomerKey::new(&[7; 32]);
+            S3Config::new("b").with_endpoint(url).with_encryption(Encryption::Customer(key))
+        };
+        with_key("http://127.0.0.1:9000").check().unwrap();
+        with_key("https://minio").with_storage_class("STANDARD_IA").check().unwrap();
+        with_key("http://minio").with_customer_key_over_http().check().unwrap();
         for config in [
             S3Config::new(""),
             S3Config::new("b").with_prefix("a//b"),
@@ -284,6 +368,10 @@ mod tests {
             S3Config::new("b").with_endpoint("ftp://host"),
             S3Config::new("b").with_part_size(1),
             S3Config::new("b").with_parts_in_flight(0),
+            S3Config::new("b").with_storage_class("standard ia"),
+            S3Config::new("b").with_encryption(Encryption::Kms(Some("a b".into()))),
+            with_key("http://minio:9000"),
+            with_key("http://127.0.0.1:9000").with_endpoint("http://10.0.0.2:9000"),
         ] {
             assert_eq!(config.check().unwrap_err().kind(), ErrorKind::Misconfigured, "{config:?}");
         }

@@ -9,6 +9,7 @@ use aws_sdk_s3::types::{MetadataDirective, TaggingDirective};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::task::JoinSet;
 
+use super::encryption::Protection;
 use super::error::Request;
 use super::multipart::{AbortOnDrop, Complete, part_number};
 use super::object::Headers;
@@ -41,7 +42,6 @@ pub(super) async fn copy(
 ) -> Result<Receipt> {
     let inner = &storage.inner;
     let (source, target) = async {
-        inner.writable(Op::Copy)?;
         inner.honours(&options.when, Op::Copy)?;
         Ok((inner.key(from, Op::Copy)?, inner.key(to, Op::Copy)?))
     }
@@ -63,7 +63,7 @@ pub(super) async fn copy(
     }
     let conditional = options.when != Precondition::None;
     let unknown = options.digest.is_some() && file.digest.is_none();
-    if unknown || (conditional && (!inner.features.copy || file.size > inner.copy_limit)) {
+    if unknown || (conditional && (!inner.features().copy || file.size > inner.copy_limit)) {
         return through_here(storage, from, to, options).await;
     }
     let source = Source { key: source, head, file };
@@ -170,7 +170,16 @@ impl Inner {
                     .copy_source(self.copy_source(source))
                     .set_copy_source_if_match(pinned.clone())
                     .set_if_match(if_match.clone())
-                    .set_if_none_match(if_none_match.clone());
+                    .set_if_none_match(if_none_match.clone())
+                    .set_storage_class(self.storing.sdk_class())
+                    .set_server_side_encryption(self.storing.sdk_encryption())
+                    .set_ssekms_key_id(self.storing.kms_key().map(str::to_owned))
+                    .set_sse_customer_algorithm(self.storing.algorithm())
+                    .set_sse_customer_key(self.storing.key())
+                    .set_sse_customer_key_md5(self.storing.md5())
+                    .set_copy_source_sse_customer_algorithm(self.storing.algorithm())
+                    .set_copy_source_sse_customer_key(self.storing.key())
+                    .set_copy_source_sse_customer_key_md5(self.storing.md5());
                 let request = match headers {
                     None => request,
                     Some(headers) => request
@@ -189,7 +198,12 @@ impl Inner {
             .await;
         match answer {
             Ok(answer) if answer.copy_object_result().is_some_and(|result| result.e_tag().is_some()) => {
-                Ok(())
+                let protection = Protection::new(
+                    answer.server_side_encryption(),
+                    answer.ssekms_key_id(),
+                    answer.sse_customer_key_md5(),
+                );
+                self.storing.check(&protection, op, Effect::Applied).map_err(|error| self.ours(error))
             }
             Ok(_) => Err(self
                 .fail(ErrorKind::Unavailable, op)
@@ -277,6 +291,12 @@ impl Inner {
                             .copy_source(&copy_source)
                             .copy_source_range(format!("bytes={start}-{}", end - 1))
                             .set_copy_source_if_match(etag.clone())
+                            .set_sse_customer_algorithm(inner.storing.algorithm())
+                            .set_sse_customer_key(inner.storing.key())
+                            .set_sse_customer_key_md5(inner.storing.md5())
+                            .set_copy_source_sse_customer_algorithm(inner.storing.algorithm())
+                            .set_copy_source_sse_customer_key(inner.storing.key())
+                            .set_copy_source_sse_customer_key_md5(inner.storing.md5())
                             .send()
                     })
                     .await;

@@ -1,4 +1,4 @@
-//! `PutObject`, `UploadPart` and `GetObject` over bare HTTP/1.1 connections, signed with `aws-sigv4`.
+//! `PutObject`, `UploadPart`, `GetObject` and `HeadObject` over bare HTTP/1.1 connections, signed with `aws-sigv4`.
 //!
 //! Where to send and what to sign for is not guessed: the SDK presigns a URL, without a request and without
 //! credentials that are any, and its host, path and credential scope are taken over ([`Base::of`]). So virtual hosts,
@@ -29,7 +29,7 @@ use http::header::{
     USER_AGENT,
 };
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -37,12 +37,16 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use self::connections::{Connections, Payload};
 use self::identity::IdentityCache;
 use super::attributes::HEADER_PREFIX;
-use super::carrier::{BoxError, Carrier, Get, Got, Of, Put, RawBody};
+use super::carrier::{BoxError, Carrier, Get, Got, Head, Of, Put, RawBody, Stored};
 use super::client::{Clients, STALL_GRACE};
 use super::conditions;
+use super::encryption::{
+    AES256, CLASS_HEADER, CUSTOMER_ALGORITHM_HEADER, CUSTOMER_KEY_HEADER, CUSTOMER_MD5_HEADER, CustomerKey,
+    KMS_KEY_HEADER, Protection, SSE_HEADER,
+};
 use super::error::Failure;
 use super::facts::Facts;
-use super::signing::unlogged;
+use super::signing::{silently, unlogged};
 use crate::checksum::Digest;
 
 /// What an error's answer may have; more is not read.
@@ -64,7 +68,7 @@ const TAGGING: HeaderName = HeaderName::from_static("x-amz-tagging");
 /// The key that is presigned to learn what stands before it.
 const MARK: &str = "key";
 
-/// Sends the three requests itself.
+/// Sends the requests itself.
 #[derive(Debug)]
 pub(super) struct Direct {
     /// One per endpoint.
@@ -126,17 +130,18 @@ impl Direct {
 
 #[async_trait]
 impl Carrier for Direct {
-    async fn put(&self, endpoint: usize, put: Put<'_>) -> Result<Option<String>, Failure> {
+    async fn put(&self, endpoint: usize, put: Put<'_>) -> Result<Stored, Failure> {
         let identity = self.identity.get().await?;
         let base = &self.bases[endpoint % self.bases.len()];
         let parts = put_request(base, &put, &identity, SystemTime::now()).map_err(Failure::not_built)?;
         let answer = self.connections.send(parts, Payload::new(put.bytes.clone())).await?;
         if answer.status().is_success() {
             let etag = answer.headers().get(ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
+            let protection = Protection::from(answer.headers());
             // The connection is free for the next request once the answer has been read.
             let rest = Limited::new(answer.into_body(), MAX_ERROR_BYTES).collect().await;
             drop(rest);
-            return Ok(etag);
+            return Ok(Stored { etag, protection });
         }
         Err(refusal(answer).await)
     }
@@ -153,6 +158,17 @@ impl Carrier for Direct {
         let content_range = answer.headers().get(CONTENT_RANGE);
         let content_range = content_range.and_then(|text| text.to_str().ok()).map(str::to_owned);
         Ok(Got { facts, content_range, body: received(answer.into_body()) })
+    }
+
+    async fn head(&self, endpoint: usize, head: Head<'_>) -> Result<Facts, Failure> {
+        let identity = self.identity.get().await?;
+        let base = &self.bases[endpoint % self.bases.len()];
+        let parts = head_request(base, &head, &identity, SystemTime::now()).map_err(Failure::not_built)?;
+        let answer = self.connections.send(parts, Payload::new(Bytes::new())).await?;
+        if !answer.status().is_success() {
+            return Err(refusal(answer).await);
+        }
+        Facts::try_from(answer.headers()).map_err(Failure::unanswered)
     }
 }
 
@@ -174,7 +190,7 @@ fn received(body: Incoming) -> RawBody {
 }
 
 fn get_request(base: &Base, get: &Get<'_>, identity: &Identity, time: SystemTime) -> Result<Parts, String> {
-    let mut parts = unsigned(Method::GET, base, get.key, "GetObject")?;
+    let mut parts = unsigned(Method::GET, base, get.key, "?x-id=GetObject")?;
     let headers = &mut parts.headers;
     headers.insert(CHECKSUM_MODE, HeaderValue::from_static("ENABLED"));
     for (name, text) in [(RANGE, get.range), (IF_MATCH, get.if_match)] {
@@ -182,16 +198,30 @@ fn get_request(base: &Base, get: &Get<'_>, identity: &Identity, time: SystemTime
             headers.insert(name, value(text)?);
         }
     }
-    sign(parts, base, Digest::of(b""), identity, time)
+    let discreet = customer(headers, get.customer)?;
+    sign(parts, base, Digest::of(b""), identity, time, discreet)
+}
+
+fn head_request(
+    base: &Base,
+    head: &Head<'_>,
+    identity: &Identity,
+    time: SystemTime,
+) -> Result<Parts, String> {
+    let mut parts = unsigned(Method::HEAD, base, head.key, "")?;
+    let headers = &mut parts.headers;
+    headers.insert(CHECKSUM_MODE, HeaderValue::from_static("ENABLED"));
+    let discreet = customer(headers, head.customer)?;
+    sign(parts, base, Digest::of(b""), identity, time, discreet)
 }
 
 /// Writes out and signs a request, but for its body.
 fn put_request(base: &Base, put: &Put<'_>, identity: &Identity, time: SystemTime) -> Result<Parts, String> {
     let mut parts = match put.of {
-        Of::Object { .. } => unsigned(Method::PUT, base, put.key, "PutObject")?,
+        Of::Object { .. } => unsigned(Method::PUT, base, put.key, "?x-id=PutObject")?,
         Of::Part { upload, number } => {
             let upload = utf8_percent_encode(upload, QUERY);
-            let call = format!("UploadPart&partNumber={number}&uploadId={upload}");
+            let call = format!("?x-id=UploadPart&partNumber={number}&uploadId={upload}");
             unsigned(Method::PUT, base, put.key, &call)?
         }
     };
@@ -208,6 +238,16 @@ fn put_request(base: &Base, put: &Put<'_>, identity: &Identity, time: SystemTime
             if let Some(tagging) = &attributes.tagging {
                 headers.insert(TAGGING, value(tagging)?);
             }
+            let storing = &attributes.storing;
+            for (name, text) in [
+                (CLASS_HEADER, storing.class.as_deref()),
+                (SSE_HEADER, storing.encryption_header()),
+                (KMS_KEY_HEADER, storing.kms_key()),
+            ] {
+                if let Some(text) = text {
+                    headers.insert(name, value(text)?);
+                }
+            }
             let (if_match, if_none_match) = conditions(when);
             for (name, condition) in [(IF_MATCH, if_match), (IF_NONE_MATCH, if_none_match)] {
                 if let Some(condition) = condition {
@@ -222,13 +262,26 @@ fn put_request(base: &Base, put: &Put<'_>, identity: &Identity, time: SystemTime
     if let Some(checksum) = put.checksum {
         headers.insert(CHECKSUM, value(&checksum.to_base64())?);
     }
-    sign(parts, base, put.payload, identity, time)
+    let discreet = customer(headers, put.customer)?;
+    sign(parts, base, put.payload, identity, time, discreet)
 }
 
-/// Begins a request for a key. `call` is what the SDK names in `x-id`, and what comes after it.
-fn unsigned(method: Method, base: &Base, key: &str, call: &str) -> Result<Parts, String> {
+/// Adds a customer's key, and tells whether there is one: signing must then leave no trace.
+fn customer(headers: &mut HeaderMap, key: Option<&CustomerKey>) -> Result<bool, String> {
+    let Some(key) = key else { return Ok(false) };
+    headers.insert(CUSTOMER_ALGORITHM_HEADER, HeaderValue::from_static(AES256));
+    for (name, text) in [(CUSTOMER_KEY_HEADER, key.header()), (CUSTOMER_MD5_HEADER, key.md5())] {
+        let mut text = value(text)?;
+        text.set_sensitive(true);
+        headers.insert(name, text);
+    }
+    Ok(true)
+}
+
+/// Begins a request for a key. The query has its `?`, and names in `x-id` what the SDK does.
+fn unsigned(method: Method, base: &Base, key: &str, query: &str) -> Result<Parts, String> {
     let key = utf8_percent_encode(key, PATH);
-    let uri = format!("{}{key}?x-id={call}", base.url);
+    let uri = format!("{}{key}{query}", base.url);
     let (mut parts, ()) = http::Request::new(()).into_parts();
     parts.method = method;
     parts.uri = uri.parse().map_err(|error| format!("the URL cannot be made: {error}"))?;
@@ -247,8 +300,10 @@ fn sign(
     payload: Digest,
     identity: &Identity,
     time: SystemTime,
+    discreet: bool,
 ) -> Result<Parts, String> {
-    let signature = signature(base, payload, identity, time, &parts)?;
+    let sign = || signature(base, payload, identity, time, &parts);
+    let signature = if discreet { silently(sign) } else { sign() }?;
     for (name, text) in signature {
         let name = HeaderName::try_from(name).map_err(|error| error.to_string())?;
         let mut text = value(&text)?;

@@ -155,6 +155,11 @@ impl Failure {
         self.code.as_deref().unwrap_or_default()
     }
 
+    /// Only its words tell it from other bad requests.
+    fn is_about_encryption(&self) -> bool {
+        self.message.as_deref().is_some_and(|message| message.to_ascii_lowercase().contains("encrypt"))
+    }
+
     fn is_throttle(&self) -> bool {
         self.status == Some(429)
             || matches!(
@@ -236,6 +241,8 @@ impl Failure {
             (408, _) => (ErrorKind::Timeout, None),
             (500 | 502 | 503 | 504, _) => (ErrorKind::Unavailable, None),
             (400 | 416, _) => (ErrorKind::InvalidInput, None),
+            // A success whose answer broke off.
+            (200..=299, _) if self.code.is_none() => (ErrorKind::Unavailable, None),
             _ => (ErrorKind::Other, None),
         }
     }
@@ -312,10 +319,18 @@ impl Failure {
             _ => None,
         };
         // HEAD answers have no body, so nothing says which kind of 403 it is.
-        let hint = hint.or_else(|| {
-            (kind == ErrorKind::Denied && self.code.is_none()).then_some(
+        let hint = hint.or_else(|| match (self.code.is_none(), kind, self.status) {
+            (true, ErrorKind::Denied, _) => Some(
                 "HTTP 403 without a reason; S3 also answers so for a missing key when the caller may not list",
-            )
+            ),
+            (true, ErrorKind::InvalidInput, Some(400)) => Some(
+                "HTTP 400 without a reason; S3 answers so when an object is encrypted with a customer key, and that key \
+                 is not the one that was sent, or none was",
+            ),
+            (false, ErrorKind::InvalidInput, Some(400)) if self.is_about_encryption() => {
+                Some("the object is encrypted with a customer key, and that is not the one that was sent, or none was")
+            }
+            _ => None,
         });
         let mut message = self.to_string();
         if let Some(hint) = hint {

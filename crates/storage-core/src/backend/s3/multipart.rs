@@ -19,6 +19,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 
 use super::carrier::{Of, Put};
+use super::encryption::Protection;
 use super::error::Request;
 use super::facts::{time, version};
 use super::list::decode_key;
@@ -84,32 +85,36 @@ async fn retrying<T, Fut: Future<Output = Result<T>>>(mut call: impl FnMut() -> 
 }
 
 /// Aborts an upload that is not completed when the future that holds this ends or is dropped.
-pub(super) struct AbortOnDrop {
+pub(super) struct AbortOnDrop(Option<Open>);
+
+/// An upload that nobody has completed or aborted yet.
+struct Open {
     inner: Arc<Inner>,
     key: String,
-    upload: Option<String>,
+    upload: String,
 }
 
 impl AbortOnDrop {
     pub(super) fn new(inner: &Arc<Inner>, key: &str, upload: &str) -> Self {
-        Self { inner: Arc::clone(inner), key: key.to_owned(), upload: Some(upload.to_owned()) }
+        Self(Some(Open { inner: Arc::clone(inner), key: key.to_owned(), upload: upload.to_owned() }))
     }
 
     pub(super) fn disarm(mut self) {
-        self.upload = None;
+        self.0 = None;
     }
 
     /// Aborts now, so that a caller who sees the error finds nothing left.
     pub(super) async fn abort(mut self) {
-        if let Some(upload) = self.upload.as_deref() {
-            let result = self.inner.abort(Op::AbandonUpload, &self.key, upload).await;
-            self.report(result);
+        if let Some(open) = &self.0 {
+            open.abort().await;
         }
-        self.upload = None;
+        self.0 = None;
     }
+}
 
-    fn report(&self, result: Result<()>) {
-        if let Err(error) = result {
+impl Open {
+    async fn abort(&self) {
+        if let Err(error) = self.inner.abort(Op::AbandonUpload, &self.key, &self.upload).await {
             tracing::warn!(storage = %self.inner.config.name, key = %self.key, %error, "an upload stays open");
         }
     }
@@ -117,11 +122,11 @@ impl AbortOnDrop {
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
-        let Some(upload) = self.upload.take() else { return };
-        let Ok(runtime) = Handle::try_current() else { return };
-        let again =
-            Self { inner: Arc::clone(&self.inner), key: std::mem::take(&mut self.key), upload: Some(upload) };
-        runtime.spawn(again.abort());
+        if let (Some(open), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            // Without the guard: a runtime that shuts down drops what is spawned at once, and the guard would
+            // spawn again, for ever.
+            runtime.spawn(async move { open.abort().await });
+        }
     }
 }
 
@@ -136,8 +141,14 @@ impl Inner {
                     .key(key)
                     .content_type(&headers.content_type)
                     .set_metadata(headers.metadata())
-                    .set_tagging(headers.tagging.clone());
-                let request = if self.features.sends_checksums {
+                    .set_tagging(headers.tagging.clone())
+                    .set_storage_class(headers.storing.sdk_class())
+                    .set_server_side_encryption(headers.storing.sdk_encryption())
+                    .set_ssekms_key_id(headers.storing.kms_key().map(str::to_owned))
+                    .set_sse_customer_algorithm(headers.storing.algorithm())
+                    .set_sse_customer_key(headers.storing.key())
+                    .set_sse_customer_key_md5(headers.storing.md5());
+                let request = if self.features().sends_checksums {
                     request
                         .checksum_algorithm(ChecksumAlgorithm::Sha256)
                         .checksum_type(ChecksumType::Composite)
@@ -147,10 +158,23 @@ impl Inner {
                 request.send()
             })
             .await?;
-        answer
+        let protection = Protection::new(
+            answer.server_side_encryption(),
+            answer.ssekms_key_id(),
+            answer.sse_customer_key_md5(),
+        );
+        let upload = answer
             .upload_id
             .filter(|upload| !upload.is_empty())
-            .ok_or_else(|| self.fail(ErrorKind::Other, op).with_message("the server named no upload"))
+            .ok_or_else(|| self.fail(ErrorKind::Other, op).with_message("the server named no upload"))?;
+        // Before a byte moves.
+        if let Err(error) = headers.storing.check(&protection, op, Effect::None) {
+            if let Err(error) = self.abort(op, key, &upload).await {
+                tracing::warn!(storage = %self.config.name, key, %error, "an upload stays open");
+            }
+            return Err(self.ours(error));
+        }
+        Ok(upload)
     }
 
     /// Sends one part and returns its ETag. The digest is the signature's payload hash and the checksum header.
@@ -168,10 +192,11 @@ impl Inner {
             of: Of::Part { upload, number },
             bytes: &bytes,
             payload: digest,
-            checksum: self.features.sends_checksums.then_some(digest),
+            checksum: self.features().sends_checksums.then_some(digest),
+            customer: self.storing.customer(),
         };
-        let etag = self.carry(Request::write(op), put).await?;
-        etag.ok_or_else(|| self.fail(ErrorKind::Other, op).with_message("the server named no part"))
+        let stored = self.carry(Request::write(op), put).await?;
+        stored.etag.ok_or_else(|| self.fail(ErrorKind::Other, op).with_message("the server named no part"))
     }
 
     /// Completes an upload. An error inside a 200 is an error here.
@@ -186,7 +211,7 @@ impl Inner {
         let request = Request::write(op).with_when(when);
         let (if_match, if_none_match) = conditions(when);
         let completed = parts.iter().map(|part| {
-            let checksum = part.digest.filter(|_| self.features.sends_checksums).map(Digest::to_base64);
+            let checksum = part.digest.filter(|_| self.features().sends_checksums).map(Digest::to_base64);
             CompletedPart::builder()
                 .part_number(part_number(part.number))
                 .e_tag(&part.token)
@@ -204,6 +229,9 @@ impl Inner {
                     .upload_id(upload)
                     .set_if_match(if_match.clone())
                     .set_if_none_match(if_none_match.clone())
+                    .set_sse_customer_algorithm(self.storing.algorithm())
+                    .set_sse_customer_key(self.storing.key())
+                    .set_sse_customer_key_md5(self.storing.md5())
                     .multipart_upload(completed.clone())
                     .send()
             })
@@ -423,7 +451,7 @@ impl Inner {
 
     fn receipt(&self, file: FileMetadata, all_parts_hashed: bool, digest: Option<Digest>) -> Receipt {
         let verified =
-            if self.features.part_sha256 && all_parts_hashed { Verified::Backend } else { Verified::No };
+            if self.features().part_sha256 && all_parts_hashed { Verified::Backend } else { Verified::No };
         Receipt::new(file, digest, verified)
     }
 
@@ -434,7 +462,6 @@ impl Inner {
         options: UploadOptions,
     ) -> Result<UploadTicket> {
         let op = Op::BeginUpload;
-        self.writable(op)?;
         let key = self.key(id, op)?;
         let limits = PartLimits::S3;
         if part_size < limits.min_part_size || part_size > limits.max_part_size {
@@ -456,7 +483,6 @@ impl Inner {
         digest: Digest,
     ) -> Result<PartReceipt> {
         let op = Op::PutPart;
-        self.writable(op)?;
         if number.get() > PartLimits::S3.max_parts {
             return Err(self.fail(ErrorKind::InvalidInput, op).with_message(format!("part number {number}")));
         }
@@ -497,6 +523,9 @@ impl Inner {
                     .upload_id(&ticket.upload)
                     .max_parts(most)
                     .set_part_number_marker(marker.map(str::to_owned))
+                    .set_sse_customer_algorithm(self.storing.algorithm())
+                    .set_sse_customer_key(self.storing.key())
+                    .set_sse_customer_key_md5(self.storing.md5())
                     .send()
             })
             .await
@@ -537,7 +566,6 @@ impl Inner {
         finish: FinishOptions,
     ) -> Result<Receipt> {
         let op = Op::FinishUpload;
-        self.writable(op)?;
         self.honours(&finish.when, op)?;
         let mut parts = parts.to_vec();
         parts.sort_by_key(|part| part.number);
@@ -551,7 +579,6 @@ impl Inner {
     }
 
     pub(super) async fn abandon(&self, ticket: &UploadTicket) -> Result<()> {
-        self.writable(Op::AbandonUpload)?;
         self.abort(Op::AbandonUpload, &self.any_key(&ticket.id), &ticket.upload).await
     }
 

@@ -10,13 +10,14 @@ use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::attributes::{self, Attributes, HEADER_PREFIX};
-use super::carrier::{BoxError, Get, Got, Of, Put, RawBody};
+use super::carrier::{BoxError, Get, Got, Head, Of, Put, RawBody, Stored};
+use super::encryption::Storing;
 use super::error::{Request, innermost};
 use super::facts::{Facts, version};
 use super::{Inner, conditions};
 use crate::body::{Body, ByteStream};
 use crate::checksum::{Digest, Mismatch, VerifyingStream};
-use crate::error::{Error, ErrorKind, Op, Result};
+use crate::error::{Effect, Error, ErrorKind, Op, Result};
 use crate::id::FileId;
 use crate::metadata::{FileMetadata, Tags, guess_content_type};
 use crate::storage::{
@@ -71,6 +72,7 @@ pub(super) struct Headers {
     pub(super) metadata: BTreeMap<String, String>,
     /// The `x-amz-tagging` header, where tags are object tags.
     pub(super) tagging: Option<String>,
+    pub(super) storing: Arc<Storing>,
 }
 
 impl Headers {
@@ -111,7 +113,7 @@ impl Inner {
         let content_type = options.content_type.clone().unwrap_or_else(|| {
             guess_content_type(options.file_name.as_deref().unwrap_or_else(|| id.file_name()))
         });
-        Ok(Headers { content_type, metadata, tagging })
+        Ok(Headers { content_type, metadata, tagging, storing: Arc::clone(&self.storing) })
     }
 
     pub(super) async fn upload(
@@ -120,7 +122,6 @@ impl Inner {
         body: Body,
         options: UploadOptions,
     ) -> Result<Receipt> {
-        self.writable(Op::Upload)?;
         let key = self.key(id, Op::Upload)?;
         self.honours(&options.when, Op::Upload)?;
         let part_size = PartLimits::S3
@@ -148,7 +149,7 @@ impl Inner {
         let digest = match (known, options.digest) {
             (Some(known), _) => known,
             // The server compares the bytes with it.
-            (None, Some(expected)) if self.features.put_sha256 => expected,
+            (None, Some(expected)) if self.features().put_sha256 => expected,
             (None, _) => sha256(bytes.clone()).await,
         };
         if let Some(expected) = options.digest
@@ -169,7 +170,7 @@ impl Inner {
         file.tags = options.tags;
         file.digest = Some(digest);
         file.version = answer.as_deref().map(version);
-        let verified = if self.features.put_sha256 { Verified::Backend } else { Verified::No };
+        let verified = if self.features().put_sha256 { Verified::Backend } else { Verified::No };
         Ok(Receipt::new(file, Some(digest), verified))
     }
 
@@ -191,19 +192,37 @@ impl Inner {
             of: Of::Object { headers, when },
             bytes: &bytes,
             payload,
-            checksum: self.features.sends_checksums.then_some(checksum),
+            checksum: self.features().sends_checksums.then_some(checksum),
+            customer: self.storing.customer(),
         };
-        self.carry(Request::write(op).with_when(when), put).await
+        let stored = self.carry(Request::write(op).with_when(when), put).await?;
+        self.storing.check(&stored.protection, op, Effect::Applied).map_err(|error| self.ours(error))?;
+        Ok(stored.etag)
     }
 
-    /// Sends a PUT, to the next endpoint where one cannot be reached, and returns the ETag.
-    pub(super) async fn carry(&self, request: Request<'_>, put: Put<'_>) -> Result<Option<String>> {
+    /// Names the storage in an error that knows no storage.
+    pub(super) fn ours(&self, error: Error) -> Error {
+        error.with_storage(&self.config.name)
+    }
+
+    /// Sends a PUT, to the next endpoint where one cannot be reached.
+    pub(super) async fn carry(&self, request: Request<'_>, put: Put<'_>) -> Result<Stored> {
         self.clients
             .each(request, |endpoint| self.carrier.put(endpoint, put))
             .await
             .map_err(|(failure, effect)| self.clients.error(failure, request, effect))
     }
 
+    async fn facts(&self, key: &str, op: Op) -> Result<Facts> {
+        let request = Request::read(op);
+        let head = Head { key, customer: self.storing.customer() };
+        self.clients
+            .each(request, |endpoint| self.carrier.head(endpoint, head))
+            .await
+            .map_err(|(failure, effect)| self.clients.error(failure, request, effect))
+    }
+
+    /// Asks for all that the server says, for what goes on to another object.
     pub(super) async fn head(&self, key: &str, op: Op) -> Result<HeadObjectOutput> {
         self.clients
             .call(Request::read(op), |client| {
@@ -212,13 +231,19 @@ impl Inner {
                     .bucket(&self.config.bucket)
                     .key(key)
                     .checksum_mode(ChecksumMode::Enabled)
+                    .set_sse_customer_algorithm(self.storing.algorithm())
+                    .set_sse_customer_key(self.storing.key())
+                    .set_sse_customer_key_md5(self.storing.md5())
                     .send()
             })
             .await
     }
 
     pub(super) fn file_of(&self, id: &FileId, head: &HeadObjectOutput, op: Op) -> Result<FileMetadata> {
-        let facts = Facts::from(head);
+        self.file_with(id, Facts::from(head), op)
+    }
+
+    fn file_with(&self, id: &FileId, facts: Facts, op: Op) -> Result<FileMetadata> {
         let size = self.size(facts.size, op)?;
         Ok(facts.file(id, size))
     }
@@ -237,10 +262,10 @@ impl Inner {
     /// Asks for everything that is known of an object.
     pub(super) async fn stored(&self, id: &FileId, key: &str, op: Op) -> Result<FileMetadata> {
         if !self.config.object_tags {
-            return self.file_of(id, &self.head(key, op).await?, op);
+            return self.file_with(id, self.facts(key, op).await?, op);
         }
-        let (head, tags) = futures::future::join(self.head(key, op), self.object_tags(key, op)).await;
-        let mut file = self.file_of(id, &head?, op)?;
+        let (facts, tags) = futures::future::join(self.facts(key, op), self.object_tags(key, op)).await;
+        let mut file = self.file_with(id, facts?, op)?;
         file.tags.extend(tags?);
         Ok(file)
     }
@@ -278,7 +303,12 @@ impl Inner {
             },
         };
         let request = Request::read(op).with_when(&options.when);
-        let get = Get { key: &key, range: range.as_deref(), if_match: if_match.as_deref() };
+        let get = Get {
+            key: &key,
+            range: range.as_deref(),
+            if_match: if_match.as_deref(),
+            customer: self.storing.customer(),
+        };
         let answer = self
             .clients
             .each(request, |endpoint| self.carrier.get(endpoint, get))
@@ -358,7 +388,6 @@ impl Inner {
 
     pub(super) async fn delete(&self, id: &FileId, when: Precondition) -> Result<bool> {
         let op = Op::Delete;
-        self.writable(op)?;
         let key = self.key(id, op)?;
         match &when {
             Precondition::None => {}
@@ -367,7 +396,7 @@ impl Inner {
                     .fail(ErrorKind::InvalidInput, op)
                     .with_message("nothing can be deleted that is absent"));
             }
-            Precondition::Version(_) if !self.features.delete => {
+            Precondition::Version(_) if !self.features().delete => {
                 return Err(self.fail(ErrorKind::Unsupported, op).with_message(
                     "the server does not honour If-Match on DELETE, so the version would be ignored",
                 ));

@@ -17,6 +17,11 @@ impl Inner {
     pub(super) async fn presign(&self, id: &FileId, request: PresignRequest) -> Result<PresignedUrl> {
         let op = Op::Presign;
         let key = self.key(id, op)?;
+        if self.storing.customer().is_some() {
+            return Err(self.fail(ErrorKind::Unsupported, op).with_message(
+                "an object that is encrypted with a customer key has no URL: who has the URL would need the key",
+            ));
+        }
         request.check().map_err(|error| error.with_storage(&self.config.name))?;
         // SigV4 counts whole seconds.
         let expires_in = Duration::from_secs(request.expires_in.as_secs());
@@ -47,6 +52,9 @@ impl Inner {
                     .bucket(&self.config.bucket)
                     .key(key)
                     .set_content_type(request.content_type)
+                    .set_storage_class(self.storing.sdk_class())
+                    .set_server_side_encryption(self.storing.sdk_encryption())
+                    .set_ssekms_key_id(self.storing.kms_key().map(str::to_owned))
                     .set_content_length(length);
                 unlogged(write.presigned(config)).await.map_err(|error| self.unsigned(&error))?
             }

@@ -16,6 +16,11 @@ pub(super) fn unlogged<F: Future>(presigning: F) -> WithDispatch<F> {
     presigning.with_subscriber(NoSubscriber::default())
 }
 
+/// The same for what is done at once: the signer writes all headers there, a customer's key among them.
+pub(super) fn silently<T>(signing: impl FnOnce() -> T) -> T {
+    tracing::subscriber::with_default(NoSubscriber::default(), signing)
+}
+
 /// Gives the signer the payload's SHA-256, which it would compute a second time otherwise. The server compares
 /// it with the bytes it receives, as it does with `x-amz-checksum-sha256`.
 #[derive(Debug)]

@@ -11,6 +11,8 @@ pub const DURATION: &str = "storage_operation_duration_seconds";
 pub const BYTES: &str = "storage_bytes_total";
 /// Gauge: operations that are running, by `backend` and `operation`; a download until its body has ended.
 pub const INFLIGHT: &str = "storage_inflight_operations";
+/// Gauge: operations that may run at a time, by `backend`, where the layer `limit` follows what the storage can take.
+pub const CONCURRENCY_LIMIT: &str = "storage_concurrency_limit";
 /// Counter: attempts beyond the first, by `backend`, `operation` and `reason`.
 pub const RETRIES: &str = "storage_retries_total";
 /// Counter: lookups of a cache, by `tier` (where the cache keeps its entries) and `result`: [`HIT`], [`MISS`],

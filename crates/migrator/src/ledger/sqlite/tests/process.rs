@@ -127,7 +127,7 @@ pub(super) async fn assert_holds(path: &Path, answered: &BTreeSet<usize>, contex
         assert_eq!((chunk.len(), call.len()), (FILES, 1), "{context}: half a call: {chunk:?}");
     }
     let mut journalled = 0;
-    for run in ledger.runs(u32::MAX).await.unwrap() {
+    for run in ledger.runs(u32::MAX, None).await.unwrap() {
         journalled += ledger.outcomes(run.id).try_collect::<Vec<_>>().await.unwrap().len();
     }
     assert_eq!(journalled, verified.len(), "{context}: files and journal disagree");

@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::backend::s3::S3Config;
 use crate::backend::s3::carrier::Sdk;
+use crate::backend::s3::encryption::{Encryption, Storing};
 use crate::backend::s3::object::Headers;
 use crate::checksum::Digest;
 use crate::error::{Effect, ErrorKind, Op};
@@ -92,7 +93,10 @@ async fn server(answer: &'static str) -> (String, tokio::sync::mpsc::UnboundedRe
     (address, receiver)
 }
 
-const DONE: &str = "HTTP/1.1 200 OK\r\nETag: \"e\"\r\nContent-Length: 0\r\n\r\n";
+const DONE: &str = "HTTP/1.1 200 OK\r\nETag: \"e\"\r\nContent-Length: 0\r\n\
+    x-amz-server-side-encryption: aws:kms\r\n\
+    x-amz-server-side-encryption-aws-kms-key-id: arn:aws:kms:1\r\n\
+    x-amz-server-side-encryption-customer-key-MD5: bWQ1\r\n\r\n";
 
 async fn carriers(endpoint: &str) -> (Sdk, Direct) {
     let config = S3Config::new("bucket")
@@ -109,7 +113,13 @@ fn headers(metadata: &[(&str, &str)], tagging: Option<&str>) -> Headers {
         content_type: "text/plain; charset=utf-8".to_owned(),
         metadata: metadata.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
         tagging: tagging.map(str::to_owned),
+        storing: Arc::default(),
     }
+}
+
+fn stored(mut headers: Headers, class: Option<&str>, encryption: Encryption) -> Headers {
+    headers.storing = Arc::new(Storing { class: class.map(str::to_owned), encryption });
+    headers
 }
 
 #[tokio::test]
@@ -119,24 +129,42 @@ async fn what_is_sent_is_what_the_sdk_sends() {
     let plain = headers(&[], None);
     let full =
         headers(&[("name", "caf%C3%A9 a%20b"), ("sha256", "00ff"), ("tag-a.b", "x=y")], Some("k=v&a%20b=c"));
+    let archived = stored(headers(&[], None), Some("GLACIER_IR"), Encryption::Server);
+    let with_kms = stored(headers(&[], None), Some("STANDARD_IA"), Encryption::Kms(Some("alias/a b".into())));
+    let key_of_customer = CustomerKey::new(&[0xe9; 32]);
+    let with_key = stored(headers(&[], None), None, Encryption::Customer(key_of_customer.clone()));
+    let answered = Stored {
+        etag: Some("\"e\"".to_owned()),
+        protection: Protection {
+            encryption: Some("aws:kms".to_owned()),
+            kms_key: Some("arn:aws:kms:1".to_owned()),
+            customer_md5: Some("bWQ1".to_owned()),
+        },
+    };
     let (none, absent) = (Precondition::None, Precondition::Absent);
     let version = Precondition::Version(Version::new("\"abc\""));
     let number = PartNumber::new(7).unwrap();
     let bytes = [Bytes::new(), Bytes::from_static(b"hello"), Bytes::from(vec![7; 600 << 10])];
     let mut count = 0;
     for key in ["a", "p/a b+c%d/\u{e9}\u{65e5}/~x_-.'()*!&=?#;:@,$[]|\\^`\"<>{}", "deep/er/..x/.y"] {
-        for (of, checksum) in [
-            (Of::Object { headers: &plain, when: &none }, true),
-            (Of::Object { headers: &full, when: &absent }, true),
-            (Of::Object { headers: &full, when: &version }, false),
-            (Of::Part { upload: "abc.-_~", number }, true),
-            (Of::Part { upload: "a+b/c==&d e", number: PartNumber::MIN }, false),
+        for (of, checksum, customer) in [
+            (Of::Object { headers: &plain, when: &none }, true, None),
+            (Of::Object { headers: &full, when: &absent }, true, None),
+            (Of::Object { headers: &full, when: &version }, false, None),
+            (Of::Object { headers: &archived, when: &none }, true, None),
+            (Of::Object { headers: &with_kms, when: &none }, true, None),
+            (Of::Object { headers: &with_key, when: &absent }, true, Some(&key_of_customer)),
+            (Of::Part { upload: "abc.-_~", number }, true, None),
+            (Of::Part { upload: "abc", number }, true, Some(&key_of_customer)),
+            (Of::Part { upload: "a+b/c==&d e", number: PartNumber::MIN }, false, None),
         ] {
             for bytes in &bytes {
                 let payload = Digest::of(bytes);
-                let put = Put { key, of, bytes, payload, checksum: checksum.then_some(payload) };
-                assert_eq!(sdk.put(0, put).await.unwrap().as_deref(), Some("\"e\""));
-                assert_eq!(direct.put(0, put).await.unwrap().as_deref(), Some("\"e\""));
+                let checksum = checksum.then_some(payload);
+                let put = Put { key, of, bytes, payload, checksum, customer };
+                let (theirs, ours) = (sdk.put(0, put).await.unwrap(), direct.put(0, put).await.unwrap());
+                assert_eq!(ours, theirs);
+                assert_eq!(ours, answered);
                 let theirs = seen.recv().await.unwrap().without_own();
                 let ours = seen.recv().await.unwrap().without_own();
                 assert_eq!(ours, theirs);
@@ -144,7 +172,7 @@ async fn what_is_sent_is_what_the_sdk_sends() {
             }
         }
     }
-    assert_eq!(count, 45);
+    assert_eq!(count, 81);
 }
 
 /// Everything that an answer may say, its range apart.
@@ -159,11 +187,14 @@ const FOUND: &str = "HTTP/1.1 206 Partial Content\r\nETag: \"e\"\r\nContent-Leng
 async fn what_is_asked_for_is_what_the_sdk_asks_for_and_what_is_understood_too() {
     let (endpoint, mut seen) = server(FOUND).await;
     let (sdk, direct) = carriers(&endpoint).await;
+    let key_of_customer = CustomerKey::new(&[0xe9; 32]);
     let mut count = 0;
     for key in ["a", "p/a b+c%d/\u{e9}\u{65e5}/~x_-.'()*!&=?#;:@,$[]|\\^`\"<>{}", "deep/er/..x/.y"] {
         for range in [None, Some("bytes=2-6"), Some("bytes=-3")] {
-            for if_match in [None, Some("\"abc\"")] {
-                let get = Get { key, range, if_match };
+            for (if_match, customer) in
+                [(None, None), (Some("\"abc\""), None), (None, Some(&key_of_customer))]
+            {
+                let get = Get { key, range, if_match, customer };
                 let (theirs, ours) = (sdk.get(0, get).await.unwrap(), direct.get(0, get).await.unwrap());
                 assert_eq!(ours.facts, theirs.facts);
                 assert!(ours.facts.etag.is_some(), "{:?}", ours.facts);
@@ -179,7 +210,47 @@ async fn what_is_asked_for_is_what_the_sdk_asks_for_and_what_is_understood_too()
             }
         }
     }
-    assert_eq!(count, 18);
+    assert_eq!(count, 27);
+}
+
+#[tokio::test]
+async fn a_head_is_what_the_sdk_asks_for_and_is_understood_too() {
+    let found = FOUND.strip_suffix("hello").unwrap();
+    let secret = CustomerKey::new(&[0xe9; 32]);
+    let (endpoint, mut seen) = server(found).await;
+    let (sdk, direct) = carriers(&endpoint).await;
+    for key in ["a", "p/a b+c%d/\u{e9}\u{65e5}/~x_-.'()*!&=?#;:@,$[]|\\^`\"<>{}", "deep/er/..x/.y"] {
+        for customer in [None, Some(&secret)] {
+            let head = Head { key, customer };
+            let (theirs, ours) = (sdk.head(0, head).await.unwrap(), direct.head(0, head).await.unwrap());
+            assert_eq!(ours, theirs);
+            assert!(ours.etag.is_some() && ours.size == Some(5), "{ours:?}");
+            let theirs = seen.recv().await.unwrap().without_own();
+            let ours = seen.recv().await.unwrap().without_own();
+            assert!(ours.0.line.starts_with("HEAD "), "{ours:?}");
+            assert_eq!(ours, theirs);
+        }
+    }
+}
+
+/// There is no text that would say more than the status.
+#[tokio::test]
+async fn a_refused_head_means_what_the_sdk_says_it_means() {
+    use crate::backend::s3::error::Request;
+    for (answer, kind) in [
+        ("HTTP/1.1 404 Not Found\r\nContent-Length: 99\r\n\r\n", ErrorKind::NotFound),
+        ("HTTP/1.1 403 Forbidden\r\n\r\n", ErrorKind::Denied),
+        ("HTTP/1.1 503 Slow Down\r\nContent-Length: 99\r\n\r\n", ErrorKind::Unavailable),
+        ("HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n", ErrorKind::Unavailable),
+    ] {
+        let (endpoint, _seen) = server(answer).await;
+        let (sdk, direct) = carriers(&endpoint).await;
+        let (request, head) = (Request::read(Op::Metadata), Head { key: "a", customer: None });
+        let (theirs, ours) = (sdk.head(0, head).await.unwrap_err(), direct.head(0, head).await.unwrap_err());
+        let [theirs, ours] = [theirs, ours].map(|failure| sdk.clients.error(failure, request, Effect::None));
+        assert_eq!((ours.kind(), ours.retry()), (theirs.kind(), theirs.retry()), "{answer}");
+        assert_eq!(ours.kind(), kind, "{answer}");
+    }
 }
 
 /// A body that ends before its time is no body, and one that moves no more is not waited for.
@@ -189,7 +260,7 @@ async fn a_body_that_breaks_off_is_an_error() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let (_, direct) = carriers(&endpoint).await;
-    let get = Get { key: "a", range: None, if_match: None };
+    let get = Get { key: "a", range: None, if_match: None, customer: None };
     for stalls in [false, true] {
         let answer = async {
             let (mut socket, _) = listener.accept().await.unwrap();
@@ -227,11 +298,11 @@ async fn a_refusal_is_read_as_the_sdk_reads_it() {
     let (plain, none, bytes) = (headers(&[], None), Precondition::None, Bytes::from_static(b"x"));
     let payload = Digest::of(&bytes);
     let of = Of::Object { headers: &plain, when: &none };
-    let put = Put { key: "a", of, bytes: &bytes, payload, checksum: None };
+    let put = Put { key: "a", of, bytes: &bytes, payload, checksum: None, customer: None };
     let (theirs, ours) = (sdk.put(0, put).await.unwrap_err(), direct.put(0, put).await.unwrap_err());
     assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
     assert_eq!((ours.status(), ours.code()), (Some(503), "SlowDown"));
-    let get = Get { key: "a", range: None, if_match: None };
+    let get = Get { key: "a", range: None, if_match: None, customer: None };
     let refused = |got: Result<Got, Failure>| format!("{:?}", got.err().unwrap());
     assert_eq!(refused(direct.get(0, get).await), refused(sdk.get(0, get).await));
 }
@@ -245,7 +316,7 @@ async fn nobody_there_means_nothing_was_done_and_a_lost_answer_that_nobody_knows
     let (plain, none, bytes) = (headers(&[], None), Precondition::None, Bytes::from_static(b"x"));
     let payload = Digest::of(&bytes);
     let of = Of::Object { headers: &plain, when: &none };
-    let put = Put { key: "a", of, bytes: &bytes, payload, checksum: None };
+    let put = Put { key: "a", of, bytes: &bytes, payload, checksum: None, customer: None };
     let request = Request::write(Op::Upload);
     // The request is read, and the connection closed without an answer.
     let closing = tokio::spawn(async move {

@@ -1,0 +1,1 @@
+SELECT target_capabilities FROM binding

@@ -1,0 +1,1 @@
+UPDATE binding SET target_capabilities = :capabilities

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use futures::{StreamExt, TryStreamExt};
+use migrator::collide::Folding;
 use migrator::engine;
 use migrator::filter::Filter;
 use migrator::ledger::sqlite::{OpenMode, SqliteLedger};
@@ -88,7 +89,7 @@ fn scan(criterion: &mut Criterion) {
     group.bench_function("list, merged with the ledger", |bencher| {
         bencher.iter(|| {
             let filter = Filter::default();
-            let plan = engine::plan(&*source, &target, Some(&ledger), &filter, 0);
+            let plan = engine::plan(&*source, &target, Folding::default(), Some(&ledger), &filter, 0);
             runtime.block_on(plan).expect("a plan")
         });
     });

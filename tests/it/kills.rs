@@ -4,5 +4,6 @@
 //! a mixture, and the next run leaves the target whole, the ledger done and nothing else behind.
 
 mod parts;
+mod removal;
 mod steps;
 mod tap;

@@ -116,6 +116,25 @@ fn names_that_are_alike_are_told_by_the_plan() {
     assert_eq!(stored(&desk.path("target")).len(), 5);
 }
 
+/// What is kept is a file to the copy, and so it is to the plan.
+#[test]
+fn the_plan_sees_what_the_copy_sees() {
+    let desk = Desk::new();
+    desk.write("source/a", "a");
+    std::os::unix::fs::symlink("a", desk.source("link")).unwrap();
+    let plan = |more: &[&str]| {
+        let ran =
+            desk.migrator([&["--json", "plan", "source", "embedded:target"], more].concat()).run().exits(0);
+        let told = ran.events().remove(0);
+        (crate::support::count(&told["to_copy"]), told["skipped"].as_object().unwrap().len())
+    };
+    assert_eq!(plan(&[]), (1, 1));
+    // The root is a directory as well.
+    assert_eq!(plan(&["--preserve", "all"]), (3, 0));
+    desk.migrator(["copy", "source", "embedded:target", "--preserve", "all"]).run().exits(0);
+    assert_eq!(plan(&["--preserve", "all"]), (0, 0));
+}
+
 #[test]
 fn a_target_that_folds_names_is_told_by_the_plan() {
     let desk = Desk::new();
@@ -138,8 +157,13 @@ fn a_target_that_folds_names_is_told_by_the_plan() {
     }
     let plan = desk.migrator(["plan", "source", "mounted/target"]).run();
     let beneath = desk.migrator(["plan", "source", "mounted/target/new"]).run();
+    let copy = desk.migrator(["copy", "source", "mounted/target"]).run();
+    let arrived = stored(&mounted.join("target"));
     run("umount", &["mounted"]);
     assert!(folds);
+    let copy = copy.exits(4);
+    assert!(copy.stdout.contains("the same name as"), "{copy}");
+    assert_eq!(arrived.into_keys().collect::<Vec<_>>(), ["other"], "{copy}");
     for plan in [plan, beneath] {
         let plan = plan.exits(4);
         assert!(plan.stdout.contains("takes these names for one"), "{plan}");

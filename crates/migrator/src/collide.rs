@@ -44,6 +44,13 @@ pub struct Folding {
     pub unicode: bool,
 }
 
+impl Folding {
+    /// Tells whether any two names are one.
+    pub const fn any(self) -> bool {
+        self.case || self.unicode
+    }
+}
+
 /// In what two names differ that people, and some file systems, take for one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -71,6 +78,27 @@ pub struct Twins {
     pub kind: Kind,
     /// The names, in ascending order.
     pub names: Vec<FileId>,
+}
+
+/// Names that a target takes for one, each with another of its group. Memory is these names.
+#[derive(Clone, Debug, Default)]
+pub struct Clashes(BTreeMap<FileId, FileId>);
+
+impl Clashes {
+    /// Takes the groups that are one name to the target.
+    pub fn of(twins: &[Twins], folding: Folding) -> Self {
+        let groups = twins.iter().filter(|twins| twins.kind.is_one_name(folding));
+        let pairs = groups.flat_map(|twins| {
+            let other = |name: &FileId| twins.names.iter().find(|other| *other != name).cloned();
+            twins.names.iter().filter_map(move |name| Some((name.clone(), other(name)?)))
+        });
+        Self(pairs.collect())
+    }
+
+    /// Returns another name that is the same to the target, where there is one.
+    pub fn other(&self, id: &FileId) -> Option<&FileId> {
+        self.0.get(id)
+    }
 }
 
 /// Temporary files among which the names are spread: one at a time is looked at in memory.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
@@ -11,13 +12,14 @@ use storage_core::id::FileId;
 use storage_core::storage::{Capabilities, FileStorage};
 use tokio_util::sync::CancellationToken;
 
-use crate::collide::Search;
+use crate::collide::{Clashes, Folding, Search, Twins};
 use crate::filter::Filter;
 use crate::item::State;
 use crate::ledger::{FileFilter, FileRecord, Ledger, LedgerError, RunEnd, RunId, Tally};
 use crate::order::Order;
-use crate::plan::{Merge, MergeError, Step, Summary};
+use crate::plan::{Gate, Merge, MergeError, Step, Summary};
 use crate::progress::{Progress, Snapshot};
+use crate::retire::Attic;
 use crate::rules::Rules;
 use crate::safeguard::Refusal;
 use crate::scan::{self, Entry};
@@ -30,11 +32,13 @@ pub use self::sweep::{Cleaned, cleanup};
 pub use self::sync::{Removal, SyncOptions, sync};
 pub use self::verify::verify;
 
+mod ahead;
 mod copy;
 mod crew;
 mod delete;
 mod ordered;
 mod recorder;
+mod retire;
 mod sampling;
 mod sweep;
 mod sync;
@@ -54,6 +58,11 @@ pub struct Job {
     pub target: Arc<dyn FileStorage>,
     /// Which file system the source is on, where it is on one: equal as long as the same one is mounted there.
     pub source_place: Option<String>,
+    /// Which names the target takes for one; default: none. Where it does, the source is listed up to twice before the
+    /// first file, and none of such names is copied.
+    pub folding: Folding,
+    /// Where files of the source were moved away to by runs of this pair, where there were such; default: none.
+    pub moved_away: Option<String>,
     /// The book of this pair.
     pub ledger: Arc<dyn Ledger>,
     /// Which files.
@@ -78,6 +87,8 @@ impl Job {
             source,
             target,
             source_place: None,
+            folding: Folding::default(),
+            moved_away: None,
             ledger,
             filter: Filter::default(),
             only: None,
@@ -121,6 +132,8 @@ pub struct CopyOptions {
     /// Accept a source without any entry although the ledger holds files of it. Default: no, as it is rather a
     /// directory that is not mounted.
     pub allow_empty_source: bool,
+    /// Move files of the source to quarantine once they are in the target and were verified again; default: no.
+    pub retirement: Option<Retirement>,
 }
 
 impl CopyOptions {
@@ -157,8 +170,20 @@ impl Default for CopyOptions {
             rules: Rules::default(),
             compare: true,
             allow_empty_source: false,
+            retirement: None,
         }
     }
+}
+
+/// How files of the source are moved away once they are in the target.
+#[derive(Clone, Debug)]
+pub struct Retirement {
+    /// The source's quarantine.
+    pub attic: Arc<dyn Attic>,
+    /// How long they stay there. A week, usually, in which somebody misses them.
+    pub quarantine: Duration,
+    /// Read every byte of the target right before; default: only where nothing else proves them.
+    pub read_back: bool,
 }
 
 /// What an audit looks at.
@@ -228,13 +253,14 @@ impl From<MergeError> for EngineError {
 }
 
 /// Counts what a copy would do, and writes nothing anywhere but temporary files of its own. Without a ledger, everything is
-/// new. Where names are alike, the source is listed twice.
+/// new. Where names are alike, the source is listed twice, and where the target takes them for one, once more.
 ///
 /// # Errors
 /// [`EngineError::Source`] and [`EngineError::Ledger`], when either cannot be read to its end.
 pub async fn plan(
     source: &dyn FileStorage,
     target: &Capabilities,
+    folding: Folding,
     ledger: Option<&dyn Ledger>,
     filter: &Filter,
     list_at_most: usize,
@@ -243,16 +269,61 @@ pub async fn plan(
         Some(ledger) => ledger.files(FileFilter::default()),
         None => stream::empty().boxed(),
     };
-    let no_room = |error| EngineError::Internal(format!("temporary files: {error}"));
+    // Where they are one name to the target they must be known before the first decision.
+    let known = if folding.any() { Some(twins(source, filter).await?) } else { None };
+    let mut gate = Gate::new(target.clone(), Clashes::of(known.as_deref().unwrap_or_default(), folding));
     let mut search = Search::new().map_err(no_room)?;
     let mut merge = Merge::new(scan::entries(source, filter.clone()), rows);
     let mut summary = Summary::default();
     while let Some(step) = merge.next().await? {
-        if let Step::Entry(Entry::File(file), _) = &step {
+        if let Step::Entry(Entry::File(file), _) = &step
+            && known.is_none()
+        {
             search.add(&file.id).map_err(no_room)?;
         }
-        summary.add(step, target, list_at_most);
+        summary.add(step, &mut gate, list_at_most);
     }
+    summary.twins = match known {
+        Some(twins) => twins,
+        None => look_again(source, filter, search).await?,
+    };
+    Ok(summary)
+}
+
+fn no_room(error: std::io::Error) -> EngineError {
+    EngineError::Internal(format!("temporary files: {error}"))
+}
+
+/// Finds the names that a target takes for one.
+async fn clashes(
+    source: &dyn FileStorage,
+    filter: &Filter,
+    folding: Folding,
+) -> Result<Clashes, EngineError> {
+    if !folding.any() {
+        return Ok(Clashes::default());
+    }
+    Ok(Clashes::of(&twins(source, filter).await?, folding))
+}
+
+/// Finds names that are alike.
+async fn twins(source: &dyn FileStorage, filter: &Filter) -> Result<Vec<Twins>, EngineError> {
+    let mut search = Search::new().map_err(no_room)?;
+    let mut entries = scan::entries(source, filter.clone());
+    while let Some(entry) = entries.next().await {
+        if let Entry::File(file) = entry.map_err(EngineError::Source)? {
+            search.add(&file.id).map_err(no_room)?;
+        }
+    }
+    look_again(source, filter, search).await
+}
+
+/// The second round of a search, where it has anything to find.
+async fn look_again(
+    source: &dyn FileStorage,
+    filter: &Filter,
+    search: Search,
+) -> Result<Vec<Twins>, EngineError> {
     let mut suspects = search.suspects().map_err(no_room)?;
     if !suspects.is_empty() {
         let mut entries = scan::entries(source, filter.clone());
@@ -262,8 +333,7 @@ pub async fn plan(
             }
         }
     }
-    summary.twins = suspects.twins();
-    Ok(summary)
+    Ok(suspects.twins())
 }
 
 /// Counts bytes where they pass, failed attempts included; `before` is where the run began.
@@ -333,6 +403,8 @@ async fn refuse_empty_source(merge: &mut Merge, ledger: &dyn Ledger) -> Result<(
         return Ok(());
     }
     let held = ledger.state_counts().await?;
-    let files = held.iter().filter(|(state, _)| **state != State::Gone).map(|(_, count)| count.files).sum();
+    // What this program has moved away is not missing.
+    let missing = |state: &State| !matches!(state, State::Gone | State::Retired);
+    let files = held.iter().filter(|(state, _)| missing(state)).map(|(_, count)| count.files).sum();
     if files > 0 { Err(EngineError::EmptySource { files }) } else { Ok(()) }
 }

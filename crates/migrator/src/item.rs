@@ -11,7 +11,14 @@
 //!              +-----------------------  Damaged  <-----------+-+
 //!                       Intend
 //!   any -- Vanish --> Gone -- Intend --> Copying
+//!
+//!   Verified -- Retire --> Retired -- Return --> Verified
+//!                          Retired -- Intend --> Copying     (a new version under its name)
 //! ```
+//!
+//! A retired file is not gone: this program has moved the source's file away, and the target's is the one that is
+//! left. An audit that finds it right, or not, leaves it retired, and nothing makes it gone: whatever removes from the
+//! target what the source no longer has must keep it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -34,12 +41,15 @@ pub enum State {
     Damaged,
     /// The source no longer has the file. The target's copy stays, unless a sync removes it.
     Gone,
+    /// The source's file was moved to quarantine after the target's was verified: the target's copy stays, whatever is
+    /// removed there.
+    Retired,
 }
 
 impl State {
     /// All states.
-    pub const ALL: [Self; 6] =
-        [Self::Copying, Self::Copied, Self::Verified, Self::Failed, Self::Damaged, Self::Gone];
+    pub const ALL: [Self; 7] =
+        [Self::Copying, Self::Copied, Self::Verified, Self::Failed, Self::Damaged, Self::Gone, Self::Retired];
 
     /// Returns the name that the ledger stores and reports show.
     pub const fn as_str(self) -> &'static str {
@@ -50,6 +60,7 @@ impl State {
             Self::Failed => "failed",
             Self::Damaged => "damaged",
             Self::Gone => "gone",
+            Self::Retired => "retired",
         }
     }
 }
@@ -100,18 +111,31 @@ pub enum Event {
     Damage,
     /// The source no longer has it.
     Vanish,
+    /// The source's file is about to be moved to quarantine.
+    Retire,
+    /// The source's file was not moved after all: the very version that was to be is still there.
+    Return,
 }
 
 impl Event {
     /// All events.
-    pub const ALL: [Self; 7] =
-        [Self::Intend, Self::Upload, Self::Publish, Self::Confirm, Self::Fail, Self::Damage, Self::Vanish];
+    pub const ALL: [Self; 9] = [
+        Self::Intend,
+        Self::Upload,
+        Self::Publish,
+        Self::Confirm,
+        Self::Fail,
+        Self::Damage,
+        Self::Vanish,
+        Self::Retire,
+        Self::Return,
+    ];
 }
 
 /// Returns the state after `event`, or nothing where the event cannot happen in that state. `None` is a file
 /// that the ledger does not know.
 pub const fn next(state: Option<State>, event: Event) -> Option<State> {
-    use State::{Copied, Copying, Damaged, Failed, Gone, Verified};
+    use State::{Copied, Copying, Damaged, Failed, Gone, Retired, Verified};
     match (state, event) {
         (_, Event::Intend) => Some(Copying),
         (Some(Copying), Event::Upload) => Some(Copying),
@@ -122,6 +146,10 @@ pub const fn next(state: Option<State>, event: Event) -> Option<State> {
         (Some(Copied), Event::Fail) => Some(Copied),
         (Some(Copied | Verified | Damaged), Event::Damage) => Some(Damaged),
         (Some(Copying | Copied | Verified | Failed | Damaged | Gone), Event::Vanish) => Some(Gone),
+        (Some(Verified), Event::Retire) => Some(Retired),
+        // What an audit finds is told beside: a damaged copy of a file that is nowhere else is kept above all.
+        (Some(Retired), Event::Confirm | Event::Damage) => Some(Retired),
+        (Some(Retired), Event::Return) => Some(Verified),
         _ => None,
     }
 }
@@ -140,7 +168,8 @@ mod tests {
         for state in State::ALL.map(Some).into_iter().chain([None]) {
             for event in Event::ALL {
                 if next(state, event) == Some(State::Verified) {
-                    let published = [State::Copied, State::Verified, State::Damaged].map(Some);
+                    let published =
+                        [State::Copied, State::Verified, State::Damaged, State::Retired].map(Some);
                     assert!(published.contains(&state), "{state:?} {event:?}");
                 }
                 if next(state, event) == Some(State::Copied) && state != Some(State::Copied) {
@@ -154,6 +183,21 @@ mod tests {
     fn every_state_can_be_left_by_copying_again() {
         for state in State::ALL {
             assert_eq!(next(Some(state), Event::Intend), Some(State::Copying));
+        }
+    }
+
+    /// A sync removes what is gone.
+    #[test]
+    fn nothing_but_a_new_version_leads_from_retired_to_where_a_sync_removes() {
+        for event in Event::ALL {
+            let after = next(Some(State::Retired), event);
+            let kept = [None, Some(State::Retired), Some(State::Verified), Some(State::Copying)];
+            assert!(kept.contains(&after), "{event:?} {after:?}");
+            assert_eq!(after == Some(State::Copying), event == Event::Intend, "{event:?}");
+        }
+        for state in State::ALL {
+            let retires = next(Some(state), Event::Retire).is_some();
+            assert_eq!(retires, state == State::Verified, "{state}");
         }
     }
 

@@ -217,6 +217,12 @@ pub struct Tally {
     pub candidates: u64,
     /// Sync: why none of them was removed, where it is so.
     pub withheld: Option<Withheld>,
+    /// Whether the run was to move source files to quarantine: noted before the first of them.
+    pub retires: bool,
+    /// Source files that were moved to quarantine, of those that were copied or unchanged.
+    pub retired: u64,
+    /// Bytes of those.
+    pub retired_bytes: u64,
 }
 
 /// One execution of copy, verify or sync.
@@ -410,6 +416,8 @@ pub struct FileRecord {
     pub attempts: u32,
     /// Why it failed or is damaged.
     pub error: Option<String>,
+    /// Where the source's file went when it was moved to quarantine, as long as no newer version was published.
+    pub retired: Option<String>,
     /// The run that last changed the row.
     pub run: RunId,
     /// When the row last changed.
@@ -526,8 +534,24 @@ pub enum Change {
         /// The finding in full.
         detail: String,
     },
-    /// The source no longer has it; journals `Gone`. An open upload's ticket goes to [`Ledger::orphans`].
+    /// The source no longer has it; journals `Gone`. An open upload's ticket goes to [`Ledger::orphans`]. A file whose
+    /// source was moved away, and of which no newer version was published since, is `Retired` again and not `Gone`:
+    /// the target may hold the only copy.
     Gone {
+        /// The file.
+        id: FileId,
+    },
+    /// The source's file is about to be moved to quarantine. Journals nothing: that it was moved is for the caller to
+    /// say.
+    Retired {
+        /// The file.
+        id: FileId,
+        /// Where it will be.
+        place: String,
+    },
+    /// The source's file was not moved: `Verified` again. Stale where an audit has found the target's copy to be
+    /// wrong meanwhile. Journals nothing.
+    Returned {
         /// The file.
         id: FileId,
     },

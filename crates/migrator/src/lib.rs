@@ -21,6 +21,7 @@ pub mod progress;
 pub mod quantity;
 pub mod quarantine;
 pub mod report;
+pub mod retire;
 pub mod rules;
 pub mod safeguard;
 pub mod scan;

@@ -15,7 +15,7 @@ use storage_core::id::FileId;
 use storage_core::metadata::{FileMetadata, Version};
 use storage_core::storage::Capabilities;
 
-use crate::collide::{Nesting, Twins};
+use crate::collide::{Clashes, Nesting, Twins};
 use crate::item::State;
 use crate::ledger::{self, Count, FileRecord, LedgerError, Outcome};
 use crate::scan::Entry;
@@ -36,7 +36,7 @@ pub enum Decision {
     Repair,
     /// Published, and its bytes were never compared.
     Confirm,
-    /// Verified, and its identity is the one in the ledger.
+    /// Verified, and its identity is the one in the ledger; also where it was to be moved away and was not.
     Unchanged,
 }
 
@@ -62,12 +62,15 @@ pub fn decide(file: &FileMetadata, row: Option<&FileRecord>) -> Decision {
         (State::Copying, _) => Decision::Resume,
         (State::Failed, _) => Decision::Retry,
         (State::Damaged, _) => Decision::Repair,
-        (State::Verified | State::Copied, false) => Decision::Changed,
+        // Killed between the row and the move.
+        (State::Retired, true) if row.verified.is_some() => Decision::Unchanged,
+        (State::Retired, true) => Decision::Repair,
+        (State::Verified | State::Copied | State::Retired, false) => Decision::Changed,
     }
 }
 
 /// Says why a target cannot hold a file, before a byte moves.
-pub fn unfit(file: &FileMetadata, target: &Capabilities) -> Option<(&'static str, String)> {
+fn unfit(file: &FileMetadata, target: &Capabilities) -> Option<(&'static str, String)> {
     let id = file.id.as_str();
     if let Some(limit) = target.max_id_bytes.filter(|limit| id.len() > *limit as usize) {
         return Some((
@@ -95,7 +98,7 @@ pub fn unfit(file: &FileMetadata, target: &Capabilities) -> Option<(&'static str
 
 /// Says why a target that cannot keep `a` next to `a/b` cannot hold a file, before a byte moves. To be asked for all
 /// files in order.
-pub fn blocked(id: &FileId, target: &Capabilities, nesting: &mut Nesting) -> Option<(&'static str, String)> {
+fn blocked(id: &FileId, target: &Capabilities, nesting: &mut Nesting) -> Option<(&'static str, String)> {
     if target.nested_ids {
         return None;
     }
@@ -104,6 +107,41 @@ pub fn blocked(id: &FileId, target: &Capabilities, nesting: &mut Nesting) -> Opt
         "beneath_a_file",
         format!("the target cannot keep it next to the file \"{}\"", above.as_str().escape_debug()),
     ))
+}
+
+/// What a target cannot hold, found before a byte moves. To be asked for all files in order.
+#[derive(Debug)]
+pub struct Gate {
+    target: Capabilities,
+    clashes: Clashes,
+    nesting: Nesting,
+}
+
+impl Gate {
+    /// Takes what the target can hold, and the names of the source that it takes for one.
+    pub fn new(target: Capabilities, clashes: Clashes) -> Self {
+        Self { target, clashes, nesting: Nesting::default() }
+    }
+
+    /// Says why the target cannot hold a file: a stable word, and the reason in full.
+    pub fn refuses(&mut self, file: &FileMetadata, decision: Decision) -> Option<(&'static str, String)> {
+        unfit(file, &self.target)
+            .or_else(|| blocked(&file.id, &self.target, &mut self.nesting))
+            .or_else(|| self.clashes(&file.id, decision))
+    }
+
+    /// Of names that are one to the target none is sent: each would replace the other, and which of them is wanted is
+    /// not for a program to guess. One that is there already stays what it is.
+    fn clashes(&self, id: &FileId, decision: Decision) -> Option<(&'static str, String)> {
+        if matches!(decision, Decision::Unchanged | Decision::Confirm) {
+            return None;
+        }
+        let other = self.clashes.other(id)?;
+        Some((
+            "same_name",
+            format!("the target takes it for the same name as \"{}\"", other.as_str().escape_debug()),
+        ))
+    }
 }
 
 /// One step of the merge.
@@ -246,13 +284,12 @@ pub struct Summary {
     pub gone: Count,
     /// Files in the ledger in a part of the source that could not be read.
     pub unseen: Count,
+    /// Files whose source was moved to quarantine after they were verified.
+    pub retired: Count,
     /// Names that differ in their case or Unicode form only.
     pub twins: Vec<Twins>,
     /// The first entries that would be skipped or could not be copied: path, reason, the error in full.
     pub listed: Vec<Listed>,
-    /// Files of the source that a target may have to keep beside one another.
-    #[serde(skip)]
-    nesting: Nesting,
 }
 
 /// An entry that a plan names.
@@ -270,7 +307,7 @@ pub struct Listed {
 
 impl Summary {
     /// Adds a step; lists at most `limit` entries.
-    pub fn add(&mut self, step: Step, target: &Capabilities, limit: usize) {
+    pub fn add(&mut self, step: Step, gate: &mut Gate, limit: usize) {
         let list = |listed: &mut Vec<Listed>, entry: Listed| {
             if listed.len() < limit {
                 listed.push(entry);
@@ -278,7 +315,8 @@ impl Summary {
         };
         match step {
             Step::Entry(Entry::File(file), row) => {
-                match unfit(&file, target).or_else(|| blocked(&file.id, target, &mut self.nesting)) {
+                let decision = decide(&file, row.as_deref());
+                match gate.refuses(&file, decision) {
                     Some((reason, detail)) => {
                         *self.failed.entry(reason.to_owned()).or_default() += 1;
                         let subject = file.id.as_str().to_owned();
@@ -288,7 +326,7 @@ impl Summary {
                             Listed { subject, outcome: Outcome::Failed, reason, detail: Some(detail) },
                         );
                     }
-                    None => self.files.entry(decide(&file, row.as_deref())).or_default().add(file.size),
+                    None => self.files.entry(decision).or_default().add(file.size),
                 }
             }
             Step::Entry(Entry::Excluded(file, why), _) => {
@@ -305,6 +343,7 @@ impl Summary {
                 list(&mut self.listed, Listed { subject, outcome: Outcome::Failed, reason, detail });
             }
             Step::Absent(row, _) if row.state == State::Gone => {}
+            Step::Absent(row, _) if row.state == State::Retired => self.retired.add(row.size),
             Step::Absent(row, Outcome::Unseen) => self.unseen.add(row.size),
             Step::Absent(row, _) => self.gone.add(row.size),
         }
@@ -328,6 +367,7 @@ mod tests {
     use futures::{StreamExt, stream};
     use jiff::Timestamp;
     use storage_core::error::{ErrorKind, Op};
+    use storage_core::storage::Verified;
 
     use super::*;
     use crate::ledger::RunId;
@@ -351,6 +391,7 @@ mod tests {
             ticket: None,
             attempts: 1,
             error: None,
+            retired: None,
             run: RunId(1),
             updated: Timestamp::UNIX_EPOCH,
         }
@@ -360,15 +401,16 @@ mod tests {
     fn only_a_verified_file_of_the_same_identity_is_unchanged() {
         for state in State::ALL {
             for version in ["v1", "v2"] {
-                let decision = decide(&file("a", "v1"), Some(&row("a", state, version)));
-                assert_eq!(
-                    decision == Decision::Unchanged,
-                    state == State::Verified && version == "v1",
-                    "{state}"
-                );
+                let mut row = row("a", state, version);
+                row.verified = Some(Verified::Backend);
+                let decision = decide(&file("a", "v1"), Some(&row));
+                let verified = matches!(state, State::Verified | State::Retired);
+                assert_eq!(decision == Decision::Unchanged, verified && version == "v1", "{state}");
             }
         }
         assert_eq!(decide(&file("a", "v1"), None), Decision::New);
+        // An audit has found the target's copy to be wrong.
+        assert_eq!(decide(&file("a", "v1"), Some(&row("a", State::Retired, "v1"))), Decision::Repair);
     }
 
     async fn merged(entries: Vec<Result<Entry, Error>>, rows: Vec<FileRecord>) -> Vec<String> {

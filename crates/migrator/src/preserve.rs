@@ -1,5 +1,6 @@
 //! What a file system knows of a file and an object has no field for: mode, owner, modification time, extended
-//! attributes, and symbolic links, which are no files at all. Pure; [`directory`] reads and writes them.
+//! attributes, and symbolic links and directories, which are no files at all. Pure; [`directory`] and `tree` read and write
+//! them.
 //!
 //! They travel with the file as one tag, [`TAG`], so that every storage that keeps tags keeps them. docs/preserve.md
 //! has its form.
@@ -8,6 +9,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 pub mod directory;
+mod tree;
+
+/// The last segment of the object that stands for a directory.
+pub const MARKER: &str = ".storage-directory";
 
 /// The tag that holds the attributes.
 pub const TAG: &str = "posix";
@@ -26,6 +31,8 @@ pub struct Preserve {
     pub xattrs: bool,
     /// Symbolic links, as objects without bytes.
     pub symlinks: bool,
+    /// Directories, as objects without bytes.
+    pub directories: bool,
 }
 
 impl Preserve {
@@ -43,6 +50,7 @@ impl fmt::Display for Preserve {
             (self.mtime, "mtime"),
             (self.xattrs, "xattrs"),
             (self.symlinks, "symlinks"),
+            (self.directories, "directories"),
         ];
         let kept: Vec<_> = all.into_iter().filter(|(kept, _)| *kept).map(|(_, name)| name).collect();
         f.write_str(&kept.join(","))
@@ -60,15 +68,18 @@ pub struct Attributes {
     pub mtime: Option<(i64, u32)>,
     /// What a symbolic link says; the object then has no bytes.
     pub link: Option<Vec<u8>>,
+    /// Whether the object stands for a directory, and has no bytes.
+    pub directory: bool,
     /// Values by name.
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 impl Attributes {
-    /// Writes them as the tag's value: `mode=644;owner=0:0;mtime=1.000000002;link=HEX;x.HEX=HEX`, as far as they are
+    /// Writes them as the tag's value: `type=directory;mode=644;owner=0:0;mtime=1.000000002;link=HEX;x.HEX=HEX`, as far as they are
     /// there, in this order.
     pub fn to_text(&self) -> String {
         let mut parts = Vec::new();
+        parts.extend(self.directory.then(|| "type=directory".to_owned()));
         parts.extend(self.mode.map(|mode| format!("mode={mode:o}")));
         parts.extend(self.owner.map(|(user, group)| format!("owner={user}:{group}")));
         parts.extend(self.mtime.map(|(seconds, nanoseconds)| format!("mtime={seconds}.{nanoseconds:09}")));
@@ -96,6 +107,7 @@ impl Attributes {
                     let nanoseconds = nanoseconds.parse().ok().filter(|_| nanoseconds.len() == 9)?;
                     found.mtime = Some((seconds.parse().ok()?, nanoseconds));
                 }
+                "type" if value == "directory" => found.directory = true,
                 "link" => found.link = Some(hex::decode(value).ok()?),
                 _ => {
                     let name = hex::decode(name.strip_prefix("x.")?).ok()?;
@@ -120,9 +132,10 @@ mod tests {
             owner in proptest::option::of(any::<(u32, u32)>()),
             mtime in proptest::option::of((any::<i64>(), 0u32..1_000_000_000)),
             link in proptest::option::of(any::<Vec<u8>>()),
+            directory: bool,
             xattrs in proptest::collection::btree_map(any::<Vec<u8>>(), any::<Vec<u8>>(), 0..4),
         ) {
-            let attributes = Attributes { mode, owner, mtime, link, xattrs };
+            let attributes = Attributes { mode, owner, mtime, link, directory, xattrs };
             prop_assert_eq!(Attributes::parse(&attributes.to_text()), Some(attributes));
         }
 
@@ -146,7 +159,9 @@ mod tests {
             attributes.to_text(),
             "mode=4755;owner=1000:100;mtime=-1.000000005;link=2e2e2f61;x.757365722e61=00"
         );
-        for text in ["mode=9", "mode=10000", "owner=1", "mtime=1.5", "link=x", "y=1", "mode"] {
+        let directory = Attributes { directory: true, mode: Some(0o755), ..Attributes::default() };
+        assert_eq!(directory.to_text(), "type=directory;mode=755");
+        for text in ["type=file", "mode=9", "mode=10000", "owner=1", "mtime=1.5", "link=x", "y=1", "mode"] {
             assert_eq!(Attributes::parse(text), None, "{text}");
         }
     }

@@ -55,6 +55,9 @@ pub enum Event<'a> {
     },
 }
 
+/// The reason of a file that was copied, and that nobody was to compare.
+pub const NOT_COMPARED: &str = "not_compared";
+
 type Limit = Box<dyn Fn() -> u32 + Send + Sync>;
 
 type Sink = Box<dyn Fn(&Event<'_>) + Send + Sync>;
@@ -179,6 +182,8 @@ impl Progress {
         let numbers = &self.0.numbers;
         let number = match outcome {
             Outcome::Copied => Some(&numbers.copied),
+            // Nobody was to compare it.
+            Outcome::Unverified if reason == NOT_COMPARED => Some(&numbers.copied),
             Outcome::Unchanged | Outcome::Matched => Some(&numbers.unchanged),
             Outcome::Skipped => Some(&numbers.skipped),
             Outcome::Failed

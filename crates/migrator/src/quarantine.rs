@@ -29,6 +29,11 @@ impl Drawer {
         Self(format!("until-{until}-run-{run}"))
     }
 
+    /// Returns its name.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+
     /// Returns the id that a file has in this drawer.
     ///
     /// # Errors
@@ -36,6 +41,14 @@ impl Drawer {
     pub fn place(&self, id: &FileId) -> Result<FileId, InvalidId> {
         FileId::parse(format!("{ROOT}/{}/{id}", self.0))
     }
+}
+
+/// Returns when what is in the drawer of this name may be deleted; nothing where it is no drawer's name.
+pub fn expiry_of_drawer(name: &str) -> Option<Timestamp> {
+    let (until, run) = name.strip_prefix("until-")?.split_once("-run-")?;
+    let number = !run.is_empty() && run.bytes().all(|byte| byte.is_ascii_digit());
+    let until = DateTime::strptime(FORMAT, until).ok().filter(|_| number)?;
+    until.to_zoned(TimeZone::UTC).ok().map(|until| until.timestamp())
 }
 
 /// Tells whether a file is in quarantine.
@@ -46,12 +59,8 @@ pub fn holds(id: &FileId) -> bool {
 /// Returns when a file in quarantine may be deleted; nothing where it is not in quarantine.
 pub fn expiry(id: &FileId) -> Option<Timestamp> {
     // Asked of every file of a listing.
-    let rest = id.as_str().strip_prefix(ROOT)?.strip_prefix("/until-")?;
-    let (drawer, _) = rest.split_once('/')?;
-    let (until, run) = drawer.split_once("-run-")?;
-    let number = !run.is_empty() && run.bytes().all(|byte| byte.is_ascii_digit());
-    let until = DateTime::strptime(FORMAT, until).ok().filter(|_| number)?;
-    until.to_zoned(TimeZone::UTC).ok().map(|until| until.timestamp())
+    let (drawer, _) = id.as_str().strip_prefix(ROOT)?.strip_prefix('/')?.split_once('/')?;
+    expiry_of_drawer(drawer)
 }
 
 #[cfg(test)]

@@ -154,6 +154,8 @@ pub struct Sums {
     pub not_deleted: Count,
     /// Not planned: sync: in the target only, where the source has something that is no file.
     pub kept: Count,
+    /// Of those copied and unchanged: whose source was moved to quarantine.
+    pub source_removed: Count,
 }
 
 /// How often a reason was given.
@@ -283,7 +285,9 @@ impl Report {
         let reasons = ledger.reason_counts(record.id).await?;
         let reasons = reasons
             .into_iter()
-            .filter(|(outcome, reason, _)| *outcome != Outcome::Copied && !reason.is_empty())
+            .filter(|(outcome, reason, _)| {
+                !matches!(outcome, Outcome::Copied | Outcome::Unchanged) && !reason.is_empty()
+            })
             .map(|(outcome, reason, files)| Reason { outcome, reason, files })
             .collect();
         let mut problems = Vec::new();
@@ -379,6 +383,7 @@ fn sums(run: &RunRecord, counts: &BTreeMap<Outcome, Count>) -> Result<Sums, Repo
         deleted: count(Outcome::Deleted),
         not_deleted: count(Outcome::NotDeleted),
         kept: count(Outcome::Kept),
+        source_removed: Count { files: tally.retired, bytes: tally.retired_bytes },
     };
     let told = sums.dealt_with();
     let left = tally.planned.checked_sub(told);

@@ -112,6 +112,15 @@ pub enum Refusal {
         /// Where it is.
         now: String,
     },
+    /// Files of the source were moved away by a run of this pair, and the ledger knows of none.
+    #[error(
+        "nothing was done: files of the source were moved away after they were migrated ({place}), and this ledger \
+         does not know which"
+    )]
+    Forgotten {
+        /// Where to, beneath the source.
+        place: String,
+    },
     /// More files than the limit allows.
     #[error(
         "nothing was deleted: {candidates} of {target} files are in the target only, the limit is {limit}"
@@ -150,6 +159,10 @@ impl Refusal {
                  with --allow-other-filesystem"
                     .to_owned()
             }
+            Self::Forgotten { place } => format!(
+                "use the ledger of that migration (--ledger PATH): their copies in the target, perhaps the only \
+                 ones, would be taken for left over; if none are left, remove {place} from the source"
+            ),
             Self::TooMany { candidates, .. } => format!(
                 "check that the source is what it should be; if they are really to go, say so with \
                  --max-delete {candidates}"

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{FutureExt, TryStreamExt};
+use migrator::collide::Folding;
 use migrator::engine::{self, CopyOptions, Ended, EngineError, Job, Removal, SyncOptions, VerifyOptions};
 use migrator::filter::{Criteria, Filter, Rule};
 use migrator::item::State;
@@ -715,4 +716,37 @@ async fn a_run_of_named_files_touches_these_alone_and_its_sums_add_up() {
     bench.copy().await;
     assert_eq!(bench.states().await["left"], State::Gone);
     assert_eq!(bench.target.download_bytes(&id("c")).await.unwrap().len(), 300);
+}
+
+/// rclone and others let the one replace the other, and report two files copied.
+#[tokio::test]
+async fn names_that_are_one_to_the_target_are_refused_before_a_byte_moves() {
+    let mut bench = bench().await;
+    for name in ["README", "readme", "caf\u{e9}", "cafe\u{301}", "d/x", "other"] {
+        bench.put(name, name.as_bytes().to_vec()).await;
+    }
+    bench.job.folding = Folding { case: true, unicode: true };
+    let run = bench.copy().await;
+    let (able, filter) = (bench.target.capabilities(), Filter::default());
+    let plan = engine::plan(&*bench.source, &able, bench.job.folding, None, &filter, 20);
+    let plan = plan.await.unwrap();
+    assert_eq!(plan.failed, [("same_name".to_owned(), 4)].into(), "the plan says what the copy does");
+    assert_eq!((plan.to_copy().files, plan.twins.len()), (2, 2));
+    let outcomes = bench.outcomes(&run).await;
+    let failed: Vec<_> =
+        outcomes.iter().filter(|(_, outcome)| **outcome == Outcome::Failed).map(|(id, _)| &**id).collect();
+    assert_eq!(failed, ["README", "cafe\u{301}", "caf\u{e9}", "readme"]);
+    let listed: Vec<_> =
+        bench.target.list(&Prefix::all(), ListOptions::default()).try_collect().await.unwrap();
+    assert_eq!(listed.into_iter().map(|file| file.id.to_string()).collect::<Vec<_>>(), ["d/x", "other"]);
+    // One of them alone is copied; another that comes later does not replace it.
+    for name in ["README", "caf\u{e9}"] {
+        bench.source.delete(&id(name), Precondition::None).await.unwrap();
+    }
+    bench.copy().await;
+    bench.put("README", "later").await;
+    let run = bench.copy().await;
+    assert_eq!(bench.outcomes(&run).await["README"], Outcome::Failed);
+    assert_eq!(bench.states().await["readme"], State::Verified);
+    assert!(bench.target.download_bytes(&id("README")).await.is_err());
 }

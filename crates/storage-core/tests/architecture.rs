@@ -143,6 +143,8 @@ const MIGRATOR: &[Row] = &[
     ("progress", &["course", "ledger"]),
     // A layer of the program's own, over whatever is in a directory.
     ("preserve", &[]),
+    // A directory's symbolic links have a version where they are kept as files.
+    ("retire", &["preserve", "quarantine"]),
     ("throttle", &["quantity"]),
     ("lanes", &[]),
     // Siblings: neither knows the other, nor the ledger.
@@ -162,6 +164,7 @@ const MIGRATOR: &[Row] = &[
             "plan",
             "progress",
             "quarantine",
+            "retire",
             "rules",
             "safeguard",
             "scan",
@@ -203,6 +206,7 @@ const MIGRATOR: &[Row] = &[
             "progress",
             "quantity",
             "report",
+            "retire",
             "rules",
             "safeguard",
             "scan",

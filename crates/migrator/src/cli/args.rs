@@ -28,7 +28,8 @@ Moves files between storages: verified, resumable, reported.
 A file counts as migrated only after the target's stored bytes were checked against the SHA-256 that was \
 computed from the source while it was sent. What was done is kept in a ledger, so a run that was stopped, \
 killed or cut off is continued by the same command, and a run over an unchanged tree sends nothing. Nothing is \
-ever deleted unless that is asked for by `sync --delete`, and then it goes to a quarantine first.";
+ever deleted unless that is asked for by `sync --delete` or `copy --remove-source`, and then it goes to a quarantine \
+first.";
 
 const AFTER: &str = "\
 Storages (SOURCE and TARGET):
@@ -178,7 +179,7 @@ pub enum Command {
     ///
     /// `restore` is the same command, for the way back: `migrator restore s3://bucket /srv/files`.
     #[command(visible_alias = "restore")]
-    Copy(Copy),
+    Copy(CopyCommand),
     /// Copy as `copy` does, and with --delete remove from the target what the source no longer has
     ///
     /// Files are removed only after a run in which every entry of the source and of the target was seen and no copy
@@ -222,7 +223,8 @@ pub enum Command {
     /// discards them. Uploads of files that the ledger does not know stay.
     ///
     /// Files in quarantine: those whose time is over, as their names say (`.quarantine/until-TIME-run-N/`), whichever
-    /// run put them there. All other files stay.
+    /// run put them there. Those that `copy --remove-source` moved away from the source (`.storage/quarantine/` there):
+    /// likewise, and only where the target still has the copy that was verified. All other files stay.
     Cleanup(Cleanup),
     /// Run the jobs of the configuration file when they are due, and serve a dashboard
     ///
@@ -249,7 +251,8 @@ pub enum Command {
 #[derive(Debug, clap::Args)]
 #[allow(rustdoc::broken_intra_doc_links, reason = "the comments are the words of --help, brackets and all")]
 pub struct Pair {
-    /// Where files are read: DIR, s3://BUCKET[/PREFIX], NAME[:PREFIX] or embedded:DIR. Never written to
+    /// Where files are read: DIR, s3://BUCKET[/PREFIX], NAME[:PREFIX] or embedded:DIR. Never written to,
+    /// unless by `copy --remove-source`
     pub source: OsString,
     /// Where files are copied to: as SOURCE
     pub target: OsString,
@@ -359,6 +362,9 @@ pub struct Plan {
     /// The two storages.
     #[command(flatten)]
     pub pair: Pair,
+    /// What the copy is to be told to keep (comma-separated): with symlinks, links are files to it
+    #[arg(long, value_name = "WHAT", value_enum, value_delimiter = ',')]
+    pub preserve: Vec<Kept>,
     /// Name at most so many entries that would be skipped or would fail
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub list: usize,
@@ -382,11 +388,15 @@ pub struct Copy {
     /// Keep what a file system knows of a file besides its bytes (comma-separated)
     ///
     /// From a directory it is read and travels with the object; into a directory it is set on the file. Owner needs the
-    /// right to change owners. With symlinks, symbolic links become objects without bytes and links again. One of the
-    /// two storages must be a directory; the same choice belongs on the way there and on the way back. docs/preserve.md
-    /// has the form, and what does not fit an object.
+    /// right to change owners. With symlinks, symbolic links become objects without bytes and links again, and with
+    /// directories, directories objects named DIR/.storage-directory. One of the two storages must be a directory; the
+    /// same choice belongs on the way there and on the way back. docs/preserve.md has the form, and what does not fit an
+    /// object.
     #[arg(long, value_name = "WHAT", value_enum, value_delimiter = ',')]
     pub preserve: Vec<Kept>,
+    /// What becomes of a file whose extended attributes do not fit an object (2 KiB with everything else)
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t = PreserveXattrs::Fail)]
+    pub preserve_xattrs: PreserveXattrs,
     /// Give files a content type whose names match, instead of the source's: *.md=text/markdown (repeatable)
     ///
     /// Patterns are as in --include; a `=` in one is written `\=`. Of several that match, the first decides. What the
@@ -432,6 +442,39 @@ pub struct Copy {
     pub part_size: Option<NonZeroU64>,
 }
 
+/// `copy`, as a command of its own: a sync moves nothing away.
+#[derive(Debug, clap::Args)]
+pub struct CopyCommand {
+    /// What it has in common with a sync.
+    #[command(flatten)]
+    pub copy: Copy,
+    /// Move files away from the source once they are in the target
+    ///
+    /// After the copy, each file that the ledger holds as verified is looked at again on both sides: the source's must be
+    /// the very version that was copied; the target's the one that was verified, by its own checksum, else every byte is
+    /// read back (with --verify all, always). Then it is moved to `.storage/quarantine/` in the source, by a rename.
+    /// What fails any of this stays, and is reported as failed (exit 4). `migrator cleanup` deletes what has been in
+    /// quarantine for --quarantine-days, and of that only what the target still has. Until then a file comes back by
+    /// moving it to where it was. SOURCE must be a directory; empty directories stay.
+    ///
+    /// The ledger remembers: no later `sync --delete` removes the copies, and `verify` audits them.
+    #[arg(long, help_heading = "Removal of sources")]
+    pub remove_source: bool,
+    /// Keep files of the source in quarantine for so many days [default: 7]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=36_500),
+          requires = "remove_source", help_heading = "Removal of sources")]
+    pub quarantine_days: Option<u32>,
+}
+
+/// What becomes of extended attributes that do not fit an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PreserveXattrs {
+    /// The file fails, and says why: nothing is dropped
+    Fail,
+    /// The largest attributes are left behind until the rest fits, each told as a warning; the file is copied
+    SkipTooLarge,
+}
+
 /// What is kept of a file besides its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Kept {
@@ -445,6 +488,8 @@ pub enum Kept {
     Xattrs,
     /// Symbolic links themselves
     Symlinks,
+    /// Directories, also empty ones, with those of the above that are chosen
+    Directories,
     /// All of these
     All,
 }

@@ -4,11 +4,13 @@ use storage_core::storage::Access;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::args;
-use crate::cli::context::Context;
+use crate::cli::context::{Context, open_attic};
+use crate::cli::place::Place;
 use crate::engine;
 use crate::failure::{Exit, Failure, Side};
 use crate::ledger::sqlite::OpenMode;
 use crate::quantity::show_count;
+use crate::retire::Attic;
 
 /// Discards uploads that nobody will finish, and what has been in quarantine long enough.
 ///
@@ -22,13 +24,30 @@ pub(super) async fn run(
     let migration = context.without_source(&args.pair)?;
     let ledger = context.open_ledger(&migration, OpenMode::Existing).await?;
     let target = context.open(&migration.target, Side::Target, Access::ReadWrite).await?;
-    let cleaned = engine::cleanup(&ledger, &*target.storage, args.older_than, &stop).await;
+    // The source may be gone, and its quarantine with it.
+    let attic = match &migration.source {
+        Place::Directory { path, .. } if path.is_dir() => Some(open_attic(path, &migration)?),
+        _ => None,
+    };
+    let attic = attic.as_ref().map(|attic| attic as &dyn Attic);
+    let cleaned = engine::cleanup(&ledger, &*target.storage, attic, args.older_than, &stop).await;
     drop(ledger);
     target.close().await;
     let cleaned = cleaned?;
     context.output.text(&format!("{} discarded\n", show_count(cleaned.uploads, "upload")));
     if cleaned.expired > 0 {
         context.output.text(&format!("{} deleted from quarantine\n", show_count(cleaned.expired, "file")));
+    }
+    if cleaned.expired_in_source > 0 {
+        let files = show_count(cleaned.expired_in_source, "file");
+        context.output.text(&format!("{files} deleted from the source's quarantine\n"));
+    }
+    if cleaned.kept_in_source > 0 {
+        let files = show_count(cleaned.kept_in_source, "file");
+        context.output.note(&format!(
+            "{files} stay in the source's quarantine beyond their time: their copies in the target are not proven; \
+             `migrator verify` tells which"
+        ));
     }
     context.output.event("cleanup", &cleaned);
     Ok(if stop.is_cancelled() { Exit::Interrupted } else { Exit::Ok })

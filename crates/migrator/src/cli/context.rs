@@ -29,8 +29,9 @@ use crate::filter::{self, Criteria, Filter, FilterError};
 use crate::ledger::sqlite::{OpenMode, SqliteLedger};
 use crate::ledger::{Binding, Ledger};
 use crate::preserve::Preserve;
-use crate::preserve::directory::PreservingDirectory;
+use crate::preserve::directory::{Notice, PreservingDirectory, TooLarge};
 use crate::quantity::show_name;
+use crate::retire::directory::DirectoryAttic;
 
 /// What every command starts from.
 #[derive(Clone, Debug)]
@@ -78,12 +79,30 @@ impl Opened {
     ///
     /// # Errors
     /// The directory cannot be opened.
-    pub(super) fn preserving(mut self, place: &Place, side: Side, what: Preserve) -> Result<Self, Failure> {
+    pub(super) fn preserving(self, place: &Place, side: Side, what: Preserve) -> Result<Self, Failure> {
+        self.preserving_what_fits(place, side, what, None)
+    }
+
+    /// As [`preserving`](Self::preserving), and leaves behind what an object cannot carry, telling `notice`.
+    ///
+    /// # Errors
+    /// The directory cannot be opened.
+    pub(super) fn preserving_what_fits(
+        mut self,
+        place: &Place,
+        side: Side,
+        what: Preserve,
+        notice: Option<Notice>,
+    ) -> Result<Self, Failure> {
         if let Place::Directory { path, .. } = place
             && what.any()
         {
             let wrapped = PreservingDirectory::new(self.storage, path, what);
-            self.storage = Arc::new(wrapped.map_err(|error| Failure::storage(side, &error))?);
+            let mut wrapped = wrapped.map_err(|error| Failure::storage(side, &error))?;
+            if let Some(notice) = notice {
+                wrapped = wrapped.with_too_large(TooLarge::Skip(MOST_ATTRIBUTES), notice);
+            }
+            self.storage = Arc::new(wrapped);
         }
         Ok(self)
     }
@@ -412,6 +431,7 @@ pub(super) fn preserve(kept: &[Kept], migration: &Migration) -> Result<Preserve,
         mtime: has(Kept::Mtime),
         xattrs: has(Kept::Xattrs),
         symlinks: has(Kept::Symlinks),
+        directories: has(Kept::Directories),
     };
     let directory = |place: &Place| matches!(place, Place::Directory { .. });
     if what.any() && !directory(&migration.source) && !directory(&migration.target) {
@@ -423,6 +443,20 @@ pub(super) fn preserve(kept: &[Kept], migration: &Migration) -> Result<Preserve,
     }
     Ok(what)
 }
+
+/// Opens the quarantine of a source that is a directory. Makes nothing.
+///
+/// # Errors
+/// The directory cannot be opened.
+pub(super) fn open_attic(path: &Path, migration: &Migration) -> Result<DirectoryAttic, Failure> {
+    let Binding { source, target } = migration.binding();
+    DirectoryAttic::open(&Side::Source.to_string(), path, &source, &target)
+        .map_err(|error| Failure::storage(Side::Source, &error))
+}
+
+/// Bytes that attributes may take of the 2,048 that S3 has for all user metadata: digest, creation time, part size and the
+/// tag's own name take 170 at most.
+const MOST_ATTRIBUTES: usize = 1850;
 
 const EMBEDDED_BUCKET: &str = "files";
 

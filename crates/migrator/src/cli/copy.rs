@@ -1,34 +1,72 @@
 //! `migrator copy`
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use storage_core::storage::{Access, FileStorage};
 
 use crate::cli::args;
-use crate::cli::args::VerifyMode;
-use crate::cli::context::{Context, filter, preserve, shown};
+use crate::cli::args::{PreserveXattrs, VerifyMode};
+use crate::cli::context::{Context, Migration, filter, open_attic, preserve, shown};
 use crate::cli::place::Place;
 use crate::cli::run::{Drive, close, latest, outcome, prepare_report};
 use crate::cli::storing;
 use crate::cli::watch::{Style, Watch, progress};
-use crate::engine::{self, CopyOptions, Job, Removal, SyncOptions, VerifyOptions};
+use crate::engine::{self, CopyOptions, Job, Removal, Retirement, SyncOptions, VerifyOptions};
 use crate::failure::{Exit, Failure, Side};
 use crate::ledger::Ledger;
 use crate::ledger::sqlite::OpenMode;
+use crate::preserve::directory::Notice;
+use crate::progress::Event;
+use crate::retire::directory::DirectoryAttic;
 use crate::rules::{Given, Rules};
 
 /// Copies what is new or changed.
 ///
 /// # Errors
 /// Whatever keeps the run from its end; failed files do not.
-pub(super) async fn run(context: &Context, args: &args::Copy, drive: Drive) -> Result<Exit, Failure> {
-    carry_out(context, args, Task::Copy, drive).await
+pub(super) async fn run(context: &Context, args: &args::CopyCommand, drive: Drive) -> Result<Exit, Failure> {
+    check(args)?;
+    let days = args.quarantine_days.unwrap_or(USUAL_DAYS);
+    let stay = args.remove_source.then(|| Duration::from_secs(u64::from(days) * 24 * 3600));
+    carry_out(context, &args.copy, Task::Copy(stay), drive).await
+}
+
+/// A week in which somebody misses what was moved away.
+const USUAL_DAYS: u32 = 7;
+
+/// Refuses options that contradict each other.
+///
+/// # Errors
+/// Files are to be moved away of which nobody is to compare the bytes.
+pub(super) fn check(args: &args::CopyCommand) -> Result<(), Failure> {
+    if args.remove_source && args.copy.verify == VerifyMode::None {
+        let message = "--remove-source moves away what was verified, and --verify none verifies nothing";
+        return Err(Failure::new(Exit::Usage, message).with_hint("leave one of them out"));
+    }
+    Ok(())
+}
+
+/// Opens the source's quarantine.
+///
+/// # Errors
+/// The source is no directory, or it cannot be opened.
+fn attic(migration: &Migration) -> Result<DirectoryAttic, Failure> {
+    let Place::Directory { path, .. } = &migration.source else {
+        let message = format!(
+            "--remove-source moves files of a directory to a quarantine in it, by renaming them; the source {} is none",
+            migration.source.binding()
+        );
+        return Err(Failure::new(Exit::Usage, message)
+            .with_hint("copy without it, verify, and remove the source's objects by its own tools"));
+    };
+    open_attic(path, migration)
 }
 
 /// What is to be done with the pair.
 pub(super) enum Task {
-    /// Copy.
-    Copy,
+    /// Copy, and move the source's files to a quarantine of so long, where that was asked for.
+    Copy(Option<Duration>),
     /// Copy, and remove what is only in the target, where that was asked for.
     Sync(Option<Removal>),
 }
@@ -46,12 +84,23 @@ pub(super) async fn carry_out(
     let settings = context.settings(Some(&args.pace), &args.which);
     let filter = filter(&settings, &args.which)?;
     let (migration, report) = context.migration(&args.pair, args.report.as_deref())?;
+    let removal = match task {
+        Task::Copy(Some(stay)) => Some((Arc::new(attic(&migration)?), stay)),
+        _ => None,
+    };
     // The lock first: nobody else changes the target from here on.
     let ledger = Arc::new(context.open_ledger(&migration, OpenMode::Create).await?);
     let kept = preserve(&args.preserve, &migration)?;
     prepare_report(report.as_deref())?;
     let source = context.open(&migration.source, Side::Source, Access::ReadOnly).await?;
-    let source = source.preserving(&migration.source, Side::Source, kept)?;
+    // Into a directory everything fits.
+    let skip = args.preserve_xattrs == PreserveXattrs::SkipTooLarge
+        && !matches!(migration.target, Place::Directory { .. });
+    let notice = skip.then(|| {
+        let progress = drive.progress.clone();
+        Notice::new(move |message| progress.tell(&Event::Notice { message }))
+    });
+    let source = source.preserving_what_fits(&migration.source, Side::Source, kept, notice)?;
     let mut options = match &migration.target {
         Place::Directory { .. } => CopyOptions::into_a_directory(),
         _ => CopyOptions::default(),
@@ -76,10 +125,20 @@ pub(super) async fn carry_out(
     })?;
     options.allow_empty_source = args.allow_empty_source;
     options.compare = args.verify != VerifyMode::None;
+    options.retirement = removal.map(|(attic, quarantine)| Retirement {
+        attic,
+        quarantine,
+        read_back: args.verify == VerifyMode::All,
+    });
     let mut job = Job::new(Arc::clone(&source.storage), Arc::clone(&target.storage), ledger);
     job.filter = filter;
     // Asked of what was opened: nothing can be mounted there meanwhile without the storage noticing.
     job.source_place = migration.source.file_system();
+    if let Place::Directory { path, .. } = &migration.source {
+        let attic = open_attic(path, &migration)?;
+        job.moved_away = attic.was_used().then(|| attic.home());
+    }
+    job.folding = migration.target.folding();
     job.progress = drive.progress;
     if let Some(bound) = target.bound.clone() {
         job.progress.watch_limit(move || if bound.now() < bound.cap() { bound.now() } else { 0 });
@@ -94,7 +153,7 @@ pub(super) async fn carry_out(
     let style = Style::of(&context.global, context.output.is_terminal());
     let watch = Watch::start(&context.output, &job.progress, style);
     let ended = match task {
-        Task::Copy => engine::copy(&job, &options).await,
+        Task::Copy(_) => engine::copy(&job, &options).await,
         Task::Sync(removal) => {
             let mut sync = SyncOptions::default();
             (sync.copy, sync.removal) = (options, removal);

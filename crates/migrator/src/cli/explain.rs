@@ -67,6 +67,9 @@ fn human(story: &Story) -> String {
             if file.attempts > 1 {
                 line(format_args!("  attempts  {} since it was last verified", file.attempts));
             }
+            if let Some(place) = &file.retired {
+                line(format_args!("  moved to  {}", show_name(place)));
+            }
             if let Some(error) = &file.error {
                 line(format_args!("  error     {}", show_text(error)));
             }
@@ -122,6 +125,7 @@ const fn in_words(state: State) -> &'static str {
         State::Verified => "the target's bytes were compared with the source's and are right",
         State::Failed => "the last attempt failed; the next copy tries again",
         State::Damaged => "an audit found the target's copy missing or different; the next copy repairs it",
+        State::Retired => "the source's file was moved to quarantine after the target's was verified",
         State::Gone => "the source no longer has it; the target's copy stays, unless a sync removes it",
     }
 }

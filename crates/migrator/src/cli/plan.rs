@@ -6,7 +6,7 @@ use serde::Serialize;
 use storage_core::storage::{Access, Capabilities};
 
 use crate::cli::args;
-use crate::cli::context::{Context, Migration, Opened, filter};
+use crate::cli::context::{Context, Migration, Opened, filter, preserve};
 use crate::cli::place::Place;
 use crate::collide::Folding;
 use crate::engine;
@@ -42,18 +42,20 @@ pub(super) async fn run(context: &Context, args: &args::Plan) -> Result<Exit, Fa
     let filter = filter(&settings, &args.which)?;
     let (migration, _) = context.migration(&args.pair, None)?;
     let ledger = existing_ledger(&migration).await?;
+    let kept = preserve(&args.preserve, &migration)?;
     let source = context.open(&migration.source, Side::Source, Access::ReadOnly).await?;
+    let source = source.preserving(&migration.source, Side::Source, kept)?;
     let (target, stand_in) = open_target(context, &migration).await?;
     let capabilities = target.storage.capabilities();
 
     let rows = ledger.as_ref().map(|ledger| ledger as &dyn Ledger);
-    let summary = engine::plan(&*source.storage, &capabilities, rows, &filter, args.list).await;
+    let folding = migration.target.folding();
+    let summary = engine::plan(&*source.storage, &capabilities, folding, rows, &filter, args.list).await;
     source.close().await;
     target.close().await;
     drop(stand_in);
     let summary = summary?;
 
-    let folding = migration.target.folding();
     let collisions = summary.twins.iter().filter(|twins| twins.kind.is_one_name(folding)).count();
     let location = migration.ledger.to_string_lossy();
     let binding = migration.binding();
@@ -146,6 +148,7 @@ fn human(
     for (count, what) in [
         (summary.excluded, "left out by the filter"),
         (summary.gone, "in the ledger and gone from the source: their copies stay"),
+        (summary.retired, "moved from the source to its quarantine after they were verified"),
         (summary.unseen, "in the ledger and in a part of the source that cannot be read"),
     ] {
         if count.files > 0 {

@@ -19,7 +19,8 @@
 //! whose an open upload is. A file that the ledger does not know and that no storage sends in parts needs neither: it
 //! is the same unknown file to the next run, which saves half of what small files cost the ledger.
 //!
-//! Nothing is ever deleted from the target here: that is `delete`, after a copy in which nothing failed.
+//! Nothing is ever deleted from the target here: that is `delete`, after a copy in which nothing failed. Nor is a file of
+//! the source moved away: that is `retire`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,11 +35,10 @@ use storage_core::metadata::FileMetadata;
 use storage_core::storage::PartLimits;
 use tokio::time::Instant;
 
-use crate::collide::Nesting;
 use crate::item::State;
 use crate::lanes::Lanes;
 use crate::ledger::{Change, FileRecord, Outcome, RunId, RunKind, Tally};
-use crate::plan::{Decision, Merge, MergeError, Step, blocked, decide, unfit};
+use crate::plan::{Decision, Gate, Merge, MergeError, Step, decide};
 use crate::progress::{Event, Snapshot};
 use crate::scan::Entry;
 use crate::throttle::{Bandwidth, Throttle};
@@ -50,8 +50,8 @@ use super::recorder::{Recorder, line};
 use super::sampling::Sampler;
 use super::worker::{Again, Work, Worker, intent};
 use super::{
-    CopyOptions, Ended, EngineError, Job, close, open_merge, open_merge_of, refuse_empty_source, sweep,
-    with_bytes,
+    CopyOptions, Ended, EngineError, Job, clashes, close, open_merge, open_merge_of, refuse_empty_source,
+    retire, sweep, with_bytes,
 };
 
 /// How long the target may take to answer the canary before the first file is sent.
@@ -67,7 +67,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 const CHECKPOINT: Duration = Duration::from_secs(5);
 
 /// Copies what is new, changed, unfinished or damaged from the source to the target, and verifies it. Deletes
-/// nothing.
+/// nothing; with [`CopyOptions::retirement`], what was verified is then moved away from the source.
 ///
 /// Single files may fail; the ledger says which and why.
 ///
@@ -75,7 +75,14 @@ const CHECKPOINT: Duration = Duration::from_secs(5);
 /// When the run cannot go on: the source's listing broke off, the target refuses everything, the ledger
 /// failed. What was done until then is in the ledger, and the next run goes on from there.
 pub async fn copy(job: &Job, options: &CopyOptions) -> Result<Ended, EngineError> {
-    copy_within(job, options, RunKind::Copy).await?.close(job).await
+    let mut copied = copy_within(job, options, RunKind::Copy).await?;
+    if let Some(retirement) = &options.retirement
+        && copied.failure.is_none()
+        && !job.stop.is_cancelled()
+    {
+        copied.failure = retire::retire(job, options, retirement, &mut copied).await.err();
+    }
+    copied.close(job).await
 }
 
 /// A run whose files are copied and that is not closed yet.
@@ -115,6 +122,7 @@ pub(super) async fn copy_within(
     if job.only.is_none() && !options.allow_empty_source {
         refuse_empty_source(&mut merge, &*job.ledger).await?;
     }
+    let clashes = clashes(&*job.source, &job.filter, job.folding).await?;
     let concurrency = options.concurrency.get() as usize;
     let lanes = Lanes::start(concurrency).map_err(EngineError::Threads)?;
     let before = job.progress.snapshot();
@@ -161,7 +169,7 @@ pub(super) async fn copy_within(
         concurrency,
         in_one_request: options.part_size.get().min(PartLimits::S3.min_part_size),
         scanned_to: None,
-        nesting: Nesting::default(),
+        gate: Gate::new(job.target.capabilities(), clashes),
         usable: true,
         answers: false,
         later: Later::new(options.order),
@@ -228,6 +236,10 @@ fn settings(job: &Job, options: &CopyOptions) -> BTreeMap<String, String> {
     if options.allow_empty_source {
         set("allow-empty-source", "yes".to_owned());
     }
+    if let Some(retirement) = &options.retirement {
+        let days = retirement.quarantine.as_secs() / (24 * 3600);
+        set("remove-source", format!("to quarantine, {days} days"));
+    }
     settings
 }
 
@@ -242,7 +254,7 @@ struct Copying<'a> {
     /// Nothing between two rounds.
     crew: Option<Crew>,
     scanned_to: Option<FileId>,
-    nesting: Nesting,
+    gate: Gate,
     usable: bool,
     /// The target has answered the canary.
     answers: bool,
@@ -299,14 +311,15 @@ impl Copying<'_> {
                     });
                     self.job.progress.planned(file.size);
                     let decision = decide(&file, row);
-                    let target = self.job.target.capabilities();
-                    let unfit =
-                        unfit(&file, &target).or_else(|| blocked(&file.id, &target, &mut self.nesting));
-                    if let Some((reason, detail)) = unfit {
+                    if let Some((reason, detail)) = self.gate.refuses(&file, decision) {
                         let line =
                             line(file.id.as_str(), Outcome::Failed, reason, Some(detail), Some(file.size));
                         self.worker.recorder.note(Change::Noted(line), Some(file.size)).await;
                     } else if decision == Decision::Unchanged {
+                        if row.is_some_and(|row| row.state == State::Retired) {
+                            let id = file.id.clone();
+                            self.worker.recorder.note_quietly(Change::Returned { id }).await;
+                        }
                         self.worker.shared.add(|tally| {
                             tally.unchanged += 1;
                             tally.unchanged_bytes += file.size;
@@ -397,7 +410,7 @@ impl Copying<'_> {
             Step::Entry(Entry::Foreign { subject, reason, .. }, row) => {
                 self.plan_entry();
                 // It was a file once. Noted first, as what it is now is what the run tells of it.
-                if let Some(row) = row.filter(|row| row.state != State::Gone) {
+                if let Some(row) = row.filter(|row| !matches!(row.state, State::Gone | State::Retired)) {
                     self.worker.recorder.note(Change::Gone { id: row.id }, None).await;
                 }
                 Change::Noted(line(&subject, Outcome::Skipped, &reason, None, None))
@@ -416,6 +429,8 @@ impl Copying<'_> {
                 }
                 Change::Noted(line(file.id.as_str(), Outcome::Excluded, why.as_str(), None, Some(file.size)))
             }
+            // It is where this program has put it, and not gone.
+            Step::Absent(row, _) if row.state == State::Retired => return,
             Step::Absent(row, Outcome::Gone) => {
                 if row.state == State::Gone {
                     return;

@@ -21,6 +21,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::stream;
 use futures::{StreamExt, TryStreamExt};
@@ -118,12 +119,15 @@ fn drawer(removal: &Removal, run: RunId) -> Result<Option<Drawer>, EngineError> 
     if removal.quarantine.is_zero() {
         return Ok(None);
     }
-    let until = SignedDuration::try_from(removal.quarantine)
-        .and_then(|stay| Timestamp::now().checked_add(stay))
-        .map_err(|error| {
-            EngineError::Internal(format!("the quarantine ends beyond all calendars: {error}"))
-        })?;
-    Ok(Some(Drawer::new(until, run)))
+    drawer_until(removal.quarantine, run).map(Some)
+}
+
+/// Returns the drawer of a run whose files stay for so long.
+pub(super) fn drawer_until(stay: Duration, run: RunId) -> Result<Drawer, EngineError> {
+    let until = SignedDuration::try_from(stay).and_then(|stay| Timestamp::now().checked_add(stay)).map_err(
+        |error| EngineError::Internal(format!("the quarantine ends beyond all calendars: {error}")),
+    )?;
+    Ok(Drawer::new(until, run))
 }
 
 /// What became of a candidate.

@@ -12,8 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::item::State;
 use crate::ledger::{FileFilter, FileRecord, Ledger};
+use crate::retire::Attic;
 
-use super::{EngineError, delete};
+use super::{EngineError, delete, retire};
 
 /// How far the clocks of this machine and of the target may differ for an upload to be known as begun after
 /// the intent that the ledger holds.
@@ -28,27 +29,39 @@ const LEAST_PART: u64 = 5 << 20;
 pub struct Cleaned {
     /// Open multipart uploads of this ledger that were abandoned, with their parts.
     pub uploads: u64,
-    /// Files that were in quarantine long enough, and were deleted.
+    /// Files that were in the target's quarantine long enough, and were deleted.
     pub expired: u64,
+    /// Files that were in the source's quarantine long enough, and were deleted.
+    pub expired_in_source: u64,
+    /// Files that were there long enough, and stay: that the target has their copies could not be proven.
+    pub kept_in_source: u64,
 }
 
 /// Abandons the open uploads of this ledger that no run will resume: those of files that changed or are gone,
 /// those that were begun and never recorded, and those begun longer ago than `older_than`. Deletes the files whose
-/// time in quarantine is over. Once `stop` is cancelled no further one.
+/// time in quarantine is over, those of the source's only where the target still has their copies. Once `stop` is
+/// cancelled no further one.
 ///
 /// Uploads of files that the ledger does not know are somebody else's and stay.
 ///
 /// # Errors
-/// [`EngineError::Target`] and [`EngineError::Ledger`].
+/// [`EngineError::Source`], [`EngineError::Target`] and [`EngineError::Ledger`].
 pub async fn cleanup(
     ledger: &dyn Ledger,
     target: &dyn FileStorage,
+    attic: Option<&dyn Attic>,
     older_than: Duration,
     stop: &CancellationToken,
 ) -> Result<Cleaned, EngineError> {
-    let expired = delete::expire(target, Timestamp::now(), stop).await.map_err(EngineError::Target)?;
-    let Some(uploads) = target.resumable() else { return Ok(Cleaned { uploads: 0, expired }) };
-    let mut cleaned = Cleaned { uploads: recorded_orphans(ledger, target).await?, expired };
+    let now = Timestamp::now();
+    let mut cleaned = Cleaned::default();
+    cleaned.expired = delete::expire(target, now, stop).await.map_err(EngineError::Target)?;
+    if let Some(attic) = attic {
+        let emptied = retire::expire(ledger, target, attic, now, stop).await?;
+        (cleaned.expired_in_source, cleaned.kept_in_source) = (emptied.deleted, emptied.kept);
+    }
+    let Some(uploads) = target.resumable() else { return Ok(cleaned) };
+    cleaned.uploads = recorded_orphans(ledger, target).await?;
     let aged = SystemTime::now().checked_sub(older_than);
     for ticket in uploads.stale(Duration::ZERO).await.map_err(EngineError::Target)? {
         if stop.is_cancelled() {

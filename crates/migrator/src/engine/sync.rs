@@ -55,6 +55,7 @@ impl Default for Removal {
 pub async fn sync(job: &Job, options: &SyncOptions) -> Result<Ended, EngineError> {
     if let Some(removal) = &options.removal {
         check_place(job, removal).await?;
+        check_memory(job).await?;
     }
     let mut copied = copy_within(job, &options.copy, RunKind::Sync).await?;
     let mut refusal = None;
@@ -69,6 +70,16 @@ pub async fn sync(job: &Job, options: &SyncOptions) -> Result<Ended, EngineError
     }
     let ended = copied.close(job).await?;
     refusal.map_or(Ok(ended), |refusal| Err(refusal.into()))
+}
+
+/// Refuses to take for left over what was moved away from the source and is remembered by another ledger.
+async fn check_memory(job: &Job) -> Result<(), EngineError> {
+    let Some(place) = &job.moved_away else { return Ok(()) };
+    // No row need be left of it: what was moved may have been replaced by newer versions, or not been moved at all.
+    match job.ledger.runs(u32::MAX).await?.iter().any(|run| run.tally.retires) {
+        true => Ok(()),
+        false => Err(Refusal::Forgotten { place: place.clone() }.into()),
+    }
 }
 
 /// Refuses a source that is not where it was.

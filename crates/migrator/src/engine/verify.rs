@@ -184,23 +184,7 @@ impl Audit<'_> {
     /// Hands a file to a worker, or notes an entry that is none. False where the target is out of reach.
     async fn take(&mut self, step: Step, stored: Option<FileMetadata>) -> bool {
         match step {
-            Step::Entry(Entry::File(file), row) => {
-                self.tally.planned += 1;
-                self.tally.planned_bytes += file.size;
-                self.scanned_to = Some(file.id.clone());
-                self.job.progress.planned(file.size);
-                let Ok(permit) = Arc::clone(&self.admission).acquire_owned().await else { return false };
-                let auditor = self.auditor.clone();
-                auditor.shared.in_flight().insert(file.id.clone(), file.size);
-                self.workers.spawn(async move {
-                    let active = auditor.progress.active(file.id.as_str(), file.size);
-                    auditor.compare(&file, row.as_deref(), stored.as_ref()).await;
-                    auditor.shared.in_flight().remove(&file.id);
-                    drop(active);
-                    drop(permit);
-                });
-                return self.auditor.shared.outages.load(Atomic::Relaxed) < OUTAGE_LIMIT;
-            }
+            Step::Entry(Entry::File(file), row) => return self.start(file, row, stored).await,
             Step::Entry(Entry::Foreign { subject, reason, .. }, _) => {
                 self.plan_entry();
                 self.auditor.note(&subject, Outcome::Skipped, &reason, None, None).await;
@@ -220,6 +204,17 @@ impl Audit<'_> {
                 self.scanned_to = Some(file.id);
             }
             Step::Absent(row, _) if !self.job.filter.in_subset(&row.id) => {}
+            // Nobody else has it: its copy is audited above all.
+            Step::Absent(row, _) if row.state == State::Retired => {
+                let mut file = FileMetadata::new(row.id.clone(), row.size);
+                file.version = Some(row.source_version.clone());
+                if self.job.filter.takes_of_target(&file) {
+                    return self.start(file, Some(row), stored).await;
+                }
+                self.tally.excluded += 1;
+                self.auditor.note(row.id.as_str(), Outcome::Excluded, "", None, Some(row.size)).await;
+                self.scanned_to = Some(file.id);
+            }
             Step::Absent(row, outcome) => {
                 // A row without a line would be taken for one that matches.
                 if row.state != State::Gone || stored.is_some() {
@@ -228,6 +223,30 @@ impl Audit<'_> {
             }
         }
         true
+    }
+
+    /// Hands a file to a worker. False where the target is out of reach.
+    async fn start(
+        &mut self,
+        file: FileMetadata,
+        row: Option<Box<FileRecord>>,
+        stored: Option<FileMetadata>,
+    ) -> bool {
+        self.tally.planned += 1;
+        self.tally.planned_bytes += file.size;
+        self.scanned_to = Some(file.id.clone());
+        self.job.progress.planned(file.size);
+        let Ok(permit) = Arc::clone(&self.admission).acquire_owned().await else { return false };
+        let auditor = self.auditor.clone();
+        auditor.shared.in_flight().insert(file.id.clone(), file.size);
+        self.workers.spawn(async move {
+            let active = auditor.progress.active(file.id.as_str(), file.size);
+            auditor.compare(&file, row.as_deref(), stored.as_ref()).await;
+            auditor.shared.in_flight().remove(&file.id);
+            drop(active);
+            drop(permit);
+        });
+        self.auditor.shared.outages.load(Atomic::Relaxed) < OUTAGE_LIMIT
     }
 
     fn plan_entry(&mut self) {
@@ -292,7 +311,9 @@ struct Auditor {
 impl Auditor {
     async fn compare(&self, file: &FileMetadata, row: Option<&FileRecord>, stored: Option<&FileMetadata>) {
         let id = file.id.as_str();
-        let proven = row.filter(|row| matches!(row.state, State::Copied | State::Verified | State::Damaged));
+        let proven = row.filter(|row| {
+            matches!(row.state, State::Copied | State::Verified | State::Damaged | State::Retired)
+        });
         if let Some(row) = proven
             && (row.size != file.size || row.source_version != identity(file))
         {
@@ -301,6 +322,7 @@ impl Auditor {
         }
         if let Some((row, digest)) = proven.and_then(|row| Some((row, row.digest?)))
             && self.read_source
+            && row.state != State::Retired
         {
             match self.rotted(file, row, digest).await {
                 Ok(None) => {}
@@ -316,6 +338,10 @@ impl Auditor {
         let verdict = match (stored, proven.and_then(|row| Some((row, row.digest?)))) {
             (None, _) => Ok(Verdict::Missing),
             (Some(_), Some((row, digest))) => self.by_ledger(row, &claim_of(row, digest)).await,
+            (Some(_), None) if proven.is_some_and(|row| row.state == State::Retired) => {
+                let detail = "the source's file was moved away, and a newer one was begun and not copied";
+                Ok(Verdict::Unproven(detail.to_owned()))
+            }
             (Some(_), None) if self.read_back => self.by_source(file).await,
             (Some(_), None) => Ok(Verdict::Unproven("the ledger has not copied it".to_owned())),
         };
@@ -382,6 +408,9 @@ impl Auditor {
         let news = |row: &&FileRecord| match row.state {
             State::Copied | State::Damaged => true,
             State::Verified => by == Verified::ReadBack && row.verified != Some(by),
+            State::Retired => {
+                row.verified.is_none() || (by == Verified::ReadBack && row.verified != Some(by))
+            }
             _ => false,
         };
         match row {
@@ -389,7 +418,7 @@ impl Auditor {
                 let change = Change::Confirmed { id: row.id.clone(), by, attempts: None };
                 self.recorder.note(change, None).await;
             }
-            Some(row) if row.state == State::Verified => {}
+            Some(row) if matches!(row.state, State::Verified | State::Retired) => {}
             // No verified row says it.
             _ => {
                 let line = line(file.id.as_str(), Outcome::Matched, "", None, Some(file.size));

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::ledger::{Change, FileRecord, Ledger, Outcome, OutcomeRecord, Published, Recorded, RunId, Tally};
 use crate::metrics::names;
 use crate::plan::{Decision, identity};
-use crate::progress::Progress;
+use crate::progress::{NOT_COMPARED, Progress};
 use crate::throttle::Throttle;
 use crate::transfer::{Arrived, Journal, Mover, Resume, TransferError};
 use crate::verify::{Claim, Verdict, by_checksum, by_reading};
@@ -197,7 +197,7 @@ impl Worker {
     /// It was asked not to be compared: nobody may call it verified.
     async fn not_compared(&self, file: &FileMetadata, digest: Option<Digest>) {
         let detail = "published, and nobody has compared its bytes".to_owned();
-        let line = line(file.id.as_str(), Outcome::Unverified, "not_compared", Some(detail), Some(file.size));
+        let line = line(file.id.as_str(), Outcome::Unverified, NOT_COMPARED, Some(detail), Some(file.size));
         let line = OutcomeRecord { digest, verified: Some(Verified::No), ..line };
         self.recorder.note(Change::Noted(line), Some(file.size)).await;
     }

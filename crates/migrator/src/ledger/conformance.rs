@@ -47,6 +47,8 @@ macro_rules! ledger_conformance {
             a_call_is_all_or_nothing,
             a_refused_call_does_not_fail_its_neighbours,
             intends_a_file,
+            what_was_retired_is_not_gone_before_a_newer_version_is_published,
+            an_audit_leaves_what_was_retired_retired,
             counts_intents_since_the_file_was_last_verified,
             an_intent_of_the_same_bytes_keeps_the_upload_and_its_parts,
             an_intent_of_other_bytes_makes_the_upload_an_orphan,
@@ -151,6 +153,10 @@ fn damage(text: &str, outcome: Outcome) -> Change {
 
 fn gone(text: &str) -> Change {
     Change::Gone { id: id(text) }
+}
+
+fn retire(text: &str) -> Change {
+    Change::Retired { id: id(text), place: format!("quarantine/{text}") }
 }
 
 fn begun(text: &str, upload: &str) -> Change {
@@ -345,6 +351,7 @@ async fn bring_to(ledger: &dyn Ledger, run: RunId, text: &str, state: State) {
         State::Failed => vec![fail(text)],
         State::Damaged => vec![publish(text, Verified::Backend), damage(text, Outcome::Missing)],
         State::Gone => vec![gone(text)],
+        State::Retired => vec![publish(text, Verified::Backend), retire(text)],
     });
     done(ledger, run, changes).await;
     assert_eq!(file(ledger, text).await.state, state);
@@ -363,6 +370,8 @@ fn events(text: &str) -> Vec<(Event, Change)> {
         (Event::Damage, damage(text, Outcome::Missing)),
         (Event::Damage, damage(text, Outcome::Different)),
         (Event::Vanish, gone(text)),
+        (Event::Retire, retire(text)),
+        (Event::Return, Change::Returned { id: id(text) }),
     ]
 }
 
@@ -475,6 +484,47 @@ pub(crate) async fn a_refused_call_does_not_fail_its_neighbours(place: &dyn Plac
     assert_eq!(files(&*ledger, FileFilter::default()).await.len(), 40);
 }
 
+/// What is gone, a sync removes from the target: which may hold the only copy.
+pub(crate) async fn what_was_retired_is_not_gone_before_a_newer_version_is_published(place: &dyn Place) {
+    let ledger = place.open().await;
+    let run = begin(&*ledger).await;
+    for text in ["a", "b", "c"] {
+        bring_to(&*ledger, run, text, State::Retired).await;
+        assert_eq!(file(&*ledger, text).await.retired.as_deref(), Some(&*format!("quarantine/{text}")));
+    }
+    stale(&*ledger, run, gone("a")).await;
+    // A newer version that came, was not copied, and went again.
+    done(&*ledger, run, vec![intend("b"), fail("b"), gone("b")]).await;
+    assert_eq!(file(&*ledger, "b").await.state, State::Retired);
+    done(&*ledger, run, vec![intend("b"), gone("b")]).await;
+    assert_eq!(file(&*ledger, "b").await.state, State::Retired);
+    // One that was copied is another file, which its owner has removed.
+    done(&*ledger, run, vec![intend("c"), publish("c", Verified::No), gone("c")]).await;
+    let record = file(&*ledger, "c").await;
+    assert_eq!((record.state, record.retired), (State::Gone, None));
+    // Not moved after all.
+    done(&*ledger, run, vec![Change::Returned { id: id("a") }]).await;
+    let record = file(&*ledger, "a").await;
+    assert_eq!((record.state, record.retired), (State::Verified, None));
+    done(&*ledger, run, vec![gone("a")]).await;
+    assert_eq!(file(&*ledger, "a").await.state, State::Gone);
+}
+
+pub(crate) async fn an_audit_leaves_what_was_retired_retired(place: &dyn Place) {
+    let ledger = place.open().await;
+    let run = begin(&*ledger).await;
+    bring_to(&*ledger, run, "a", State::Retired).await;
+    done(&*ledger, run, vec![damage("a", Outcome::Different)]).await;
+    let record = file(&*ledger, "a").await;
+    assert_eq!((record.state, record.verified, record.error.is_some()), (State::Retired, None, true));
+    // What was found to be wrong is not verified again because the source is still there.
+    stale(&*ledger, run, Change::Returned { id: id("a") }).await;
+    done(&*ledger, run, vec![confirm("a", None)]).await;
+    let record = file(&*ledger, "a").await;
+    assert_eq!((record.state, record.error), (State::Retired, None));
+    assert!(record.verified.is_some() && record.digest.is_some() && record.retired.is_some());
+}
+
 pub(crate) async fn intends_a_file(place: &dyn Place) {
     let ledger = place.open().await;
     assert_eq!(ledger.file(&id("a")).await.unwrap(), None);
@@ -495,6 +545,7 @@ pub(crate) async fn intends_a_file(place: &dyn Place) {
         ticket: None,
         attempts: 1,
         error: None,
+        retired: None,
         run,
         updated: record.updated,
     };

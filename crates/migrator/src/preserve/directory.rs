@@ -10,6 +10,7 @@
 //! calls copied: the next run writes it again. A symbolic link appears whole, by a rename.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -34,14 +35,15 @@ use storage_core::storage::{
     Capabilities, Download, DownloadOptions, FileStorage, ListOptions, Precondition, PresignRequest,
     PresignedUrl, Receipt, ResumableUpload, UploadOptions, Verified,
 };
+use tokio::sync::RwLock;
 
-use super::{Attributes, Preserve, TAG};
+use super::{Attributes, MARKER, Preserve, TAG, tree};
 
 /// Where the storage keeps what it knows of a file itself.
 const OWN_XATTRS: &[u8] = b"user.storage.";
 
 /// No link on the way is followed, and nothing leads out of the directory.
-const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS);
+pub(super) const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS);
 
 /// A storage in a directory, and the directory.
 ///
@@ -51,6 +53,38 @@ pub struct PreservingDirectory {
     inner: Arc<dyn FileStorage>,
     root: Arc<OwnedFd>,
     what: Preserve,
+    too_large: TooLarge,
+    notice: Option<Notice>,
+    /// Written to while a directory is, for a moment, not what it is to be: open to files that it does not take, or taken
+    /// away with its last file.
+    opening: RwLock<()>,
+}
+
+/// What becomes of extended attributes that an object cannot carry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TooLarge {
+    /// The target refuses the file, which fails.
+    #[default]
+    Fail,
+    /// The largest are left behind until the rest fits into so many bytes, and it is said.
+    Skip(usize),
+}
+
+/// Is told what was left behind.
+#[derive(Clone)]
+pub struct Notice(Arc<dyn Fn(&str) + Send + Sync>);
+
+impl Notice {
+    /// Takes whoever is to be told.
+    pub fn new(tell: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(tell))
+    }
+}
+
+impl fmt::Debug for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Notice").finish_non_exhaustive()
+    }
 }
 
 impl PreservingDirectory {
@@ -63,7 +97,14 @@ impl PreservingDirectory {
         let root = rustix::fs::open(root, flags, Mode::empty()).map_err(|error| {
             Error::new(kind_of(error), Op::Open).with_storage(inner.name()).with_source(error)
         })?;
-        Ok(Self { inner, root: Arc::new(root), what })
+        let (too_large, notice) = (TooLarge::default(), None);
+        Ok(Self { inner, root: Arc::new(root), what, too_large, notice, opening: RwLock::default() })
+    }
+
+    /// Sets what becomes of extended attributes that are too large, and who is told.
+    #[must_use]
+    pub fn with_too_large(self, too_large: TooLarge, notice: Notice) -> Self {
+        Self { too_large, notice: Some(notice), ..self }
     }
 
     /// Does something with the entry under `id`, where it may block.
@@ -96,10 +137,103 @@ impl PreservingDirectory {
         }
     }
 
+    /// Returns the directory that `id` stands for, where directories are kept and it stands for one.
+    async fn directory(&self, id: &FileId, op: Op) -> Result<Option<FileMetadata>> {
+        let (what, Some(path)) = (self.what, tree::directory_of(id).filter(|_| self.what.directories)) else {
+            return Ok(None);
+        };
+        let path = path.to_owned();
+        let _as_it_is = self.opening.read().await;
+        let (attributes, version) = self.at(id, op, move |root, _| tree::read(root, &path, what)).await?;
+        Ok(Some(as_file(id, &attributes, version)))
+    }
+
+    async fn upload_directory(
+        &self,
+        id: &FileId,
+        attributes: Attributes,
+        options: &UploadOptions,
+    ) -> Result<Receipt> {
+        if options.when != Precondition::None {
+            let refused = Error::new(ErrorKind::Unsupported, Op::Upload).with_id(id);
+            return Err(refused.with_message("a directory is written without a precondition only"));
+        }
+        let Some(path) = tree::directory_of(id).map(str::to_owned) else {
+            let message = format!("it stands for a directory, and its name does not end in /{MARKER}");
+            return Err(Error::new(ErrorKind::InvalidInput, Op::Upload).with_id(id).with_message(message));
+        };
+        let what = self.what;
+        let write = || {
+            let (path, attributes) = (path.clone(), attributes.clone());
+            self.at(id, Op::Upload, move |root, _| tree::write(root, &path, &attributes, what))
+        };
+        let version = self.opened_up(id, write).await.map_err(|error| error.with_effect(Effect::Unknown))?;
+        let mut metadata = FileMetadata::new(id.clone(), 0);
+        metadata.version = Some(version);
+        Ok(Receipt::new(metadata, Some(Digest::of(b"")), Verified::No))
+    }
+
+    /// Puts something beneath directories, which may have been told to take nothing: then they are opened for it.
+    async fn opened_up<T, F>(&self, id: &FileId, put: impl Fn() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        match put().await {
+            Err(error) if error.kind() == ErrorKind::Denied && self.what.directories => {}
+            other => return other,
+        }
+        let _one_at_a_time = self.opening.write().await;
+        let above = id.clone();
+        let opened = self.at(id, Op::Upload, move |root, _| Ok(tree::open_up(root, &above))).await?;
+        let done = put().await;
+        self.at(id, Op::Upload, move |root, _| {
+            tree::close(root, &opened);
+            Ok(())
+        })
+        .await?;
+        done
+    }
+
+    /// Sets the times of the directories above an entry that was put there again.
+    async fn settle(&self, id: &FileId, op: Op) -> Result<()> {
+        if !self.what.directories {
+            return Ok(());
+        }
+        let put = id.clone();
+        self.at(id, op, move |root, _| {
+            tree::settle(root, &put);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Leaves behind what an object cannot carry, where that is wanted.
+    fn lighten(&self, metadata: &FileMetadata, attributes: &mut Attributes) {
+        let TooLarge::Skip(most) = self.too_large else { return };
+        // What else travels with it; a byte of a name may take three.
+        let tags = metadata.tags.iter().filter(|(key, _)| *key != TAG);
+        let beside: usize = tags.map(|(key, value)| 3 * (key.len() + value.len())).sum();
+        let beside = beside + 3 * metadata.file_name.as_ref().map_or(0, String::len);
+        while attributes.to_text().len() + beside > most {
+            let largest = attributes.xattrs.iter().max_by_key(|(name, value)| name.len() + value.len());
+            let Some((name, size)) = largest.map(|(name, value)| (name.clone(), value.len())) else { return };
+            attributes.xattrs.remove(&name);
+            if let Some(Notice(tell)) = &self.notice {
+                let (id, name) = (metadata.id.as_str(), String::from_utf8_lossy(&name));
+                tell(&format!(
+                    "{id}: its extended attribute {name} of {size} bytes does not fit an object and is left behind"
+                ));
+            }
+        }
+    }
+
     /// Adds the attributes of the file under `id` to what the storage knows of it.
     async fn describe(&self, metadata: &mut FileMetadata, op: Op) -> Result<()> {
         let what = self.what;
-        let attributes = self.at(&metadata.id, op, move |root, path| read_file(root, path, what)).await?;
+        let mut attributes = self.at(&metadata.id, op, move |root, path| read_file(root, path, what)).await?;
+        if op == Op::Download {
+            self.lighten(metadata, &mut attributes);
+        }
         // One that came with the file from elsewhere is of another time.
         metadata.tags.remove(TAG);
         if attributes != Attributes::default() {
@@ -128,7 +262,7 @@ impl PreservingDirectory {
     }
 }
 
-fn kind_of(error: Errno) -> ErrorKind {
+pub(super) fn kind_of(error: Errno) -> ErrorKind {
     match error {
         Errno::NOENT | Errno::NOTDIR => ErrorKind::NotFound,
         Errno::ACCESS | Errno::PERM => ErrorKind::Denied,
@@ -140,8 +274,8 @@ fn kind_of(error: Errno) -> ErrorKind {
     }
 }
 
-/// A link, as an object without bytes.
-fn as_file(id: &FileId, attributes: &Attributes, version: Version) -> FileMetadata {
+/// A link or a directory, as an object without bytes.
+pub(super) fn as_file(id: &FileId, attributes: &Attributes, version: Version) -> FileMetadata {
     let mut file = FileMetadata::new(id.clone(), 0);
     file.digest = Some(Digest::of(b""));
     file.version = Some(version);
@@ -159,7 +293,7 @@ fn stat_attributes(stat: &Stat, what: Preserve) -> Attributes {
 }
 
 /// What tells one version of a link from another.
-fn link_version(stat: &Stat) -> Version {
+pub(crate) fn link_version(stat: &Stat) -> Version {
     Version::new(format!(
         "link-{:x}-{:x}-{:x}.{:x}-{:x}.{:x}",
         stat.st_dev, stat.st_ino, stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec
@@ -181,12 +315,16 @@ fn open(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
 }
 
 fn read_file(root: &OwnedFd, path: &Path, what: Preserve) -> Result<Attributes, Errno> {
-    let file = open(root, path)?;
-    let mut attributes = stat_attributes(&rustix::fs::fstat(&file)?, what);
+    read_open(&open(root, path)?, what)
+}
+
+/// Reads the attributes of an open file or directory.
+pub(super) fn read_open(file: &OwnedFd, what: Preserve) -> Result<Attributes, Errno> {
+    let mut attributes = stat_attributes(&rustix::fs::fstat(file)?, what);
     if what.xattrs {
-        for name in names_of_xattrs(&file)? {
+        for name in names_of_xattrs(file)? {
             let mut value = vec![0; 64 << 10];
-            let length = rustix::fs::fgetxattr(&file, name.as_slice(), &mut value[..])?;
+            let length = rustix::fs::fgetxattr(file, name.as_slice(), &mut value[..])?;
             value.truncate(length);
             attributes.xattrs.insert(name, value);
         }
@@ -224,29 +362,33 @@ fn read_link(root: &OwnedFd, path: &Path, what: Preserve) -> Result<Option<(Attr
 /// Sets the attributes of a file that was just published, the modification time last, as the others change nothing of
 /// it, and owner before mode, as a change of owner takes set-user-id away.
 fn apply(root: &OwnedFd, path: &Path, attributes: &Attributes, what: Preserve) -> Result<(), Errno> {
-    let file = open(root, path)?;
+    apply_to(&open(root, path)?, attributes, what)
+}
+
+/// As [`apply`], of an open file or directory.
+pub(super) fn apply_to(file: &OwnedFd, attributes: &Attributes, what: Preserve) -> Result<(), Errno> {
     if let Some((user, group)) = attributes.owner.filter(|_| what.owner) {
-        let stat = rustix::fs::fstat(&file)?;
+        let stat = rustix::fs::fstat(file)?;
         // Who may not change owners may still keep them.
         if (stat.st_uid, stat.st_gid) != (user, group) {
-            rustix::fs::fchown(&file, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))?;
+            rustix::fs::fchown(file, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))?;
         }
     }
     if what.xattrs {
         for (name, value) in &attributes.xattrs {
-            rustix::fs::fsetxattr(&file, name.as_slice(), value, XattrFlags::empty())?;
+            rustix::fs::fsetxattr(file, name.as_slice(), value, XattrFlags::empty())?;
         }
     }
     if let Some(mode) = attributes.mode.filter(|_| what.mode) {
-        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
+        rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?;
     }
     if let Some(times) = times(attributes, what) {
-        rustix::fs::futimens(&file, &times)?;
+        rustix::fs::futimens(file, &times)?;
     }
-    rustix::fs::fsync(&file)
+    rustix::fs::fsync(file)
 }
 
-fn times(attributes: &Attributes, what: Preserve) -> Option<Timestamps> {
+pub(super) fn times(attributes: &Attributes, what: Preserve) -> Option<Timestamps> {
     let (seconds, nanoseconds) = attributes.mtime.filter(|_| what.mtime)?;
     Some(Timestamps {
         last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
@@ -307,72 +449,9 @@ fn check(id: &FileId, found: &FileMetadata, when: &Precondition) -> Result<()> {
     }
 }
 
-#[async_trait]
-#[deny(clippy::missing_trait_methods)]
-impl FileStorage for PreservingDirectory {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        let mut capabilities = self.inner.capabilities();
-        capabilities.resumable = false;
-        capabilities
-    }
-
-    async fn upload(&self, id: &FileId, body: Body, mut options: UploadOptions) -> Result<Receipt> {
-        let Some(text) = options.tags.remove(TAG) else { return self.inner.upload(id, body, options).await };
-        let attributes = Attributes::parse(&text).ok_or_else(|| {
-            Error::new(ErrorKind::InvalidInput, Op::Upload)
-                .with_id(id)
-                .with_message(format!("the tag {TAG:?} does not hold attributes of a file: {text:?}"))
-        })?;
-        if attributes.link.is_some() && self.what.symlinks {
-            return self.upload_link(id, attributes, &options).await;
-        }
-        if attributes.link.is_some() {
-            return Err(Error::new(ErrorKind::NotAFile, Op::Upload)
-                .with_id(id)
-                .with_message("it stands for a symbolic link: --preserve symlinks makes one of it"));
-        }
-        let mut receipt = self.inner.upload(id, body, options).await?;
-        let what = self.what;
-        let applied = self.at(id, Op::Upload, move |root, path| apply(root, path, &attributes, what)).await;
-        applied.map_err(|error| {
-            error
-                .with_effect(Effect::Applied)
-                .with_message("its bytes are there, its attributes cannot be set")
-        })?;
-        let stored = self.inner.metadata(id).await?;
-        receipt.metadata.version = stored.version;
-        receipt.metadata.modified = stored.modified;
-        Ok(receipt)
-    }
-
-    async fn download(&self, id: &FileId, options: DownloadOptions) -> Result<Download> {
-        if let Some(link) = self.link(id, Op::Download).await? {
-            check(id, &link, &options.when)?;
-            return Ok(Download::new(link, 0..0, stream::iter([Ok(Bytes::new())]).boxed()));
-        }
-        let mut download = self.inner.download(id, options).await?;
-        self.describe(&mut download.metadata, Op::Download).await?;
-        Ok(download)
-    }
-
-    async fn metadata(&self, id: &FileId) -> Result<FileMetadata> {
-        if let Some(link) = self.link(id, Op::Metadata).await? {
-            return Ok(link);
-        }
-        let mut metadata = self.inner.metadata(id).await?;
-        self.describe(&mut metadata, Op::Metadata).await?;
-        Ok(metadata)
-    }
-
-    async fn delete(&self, id: &FileId, when: Precondition) -> Result<bool> {
-        self.inner.delete(id, when).await
-    }
-
-    fn list(&self, prefix: &Prefix, options: ListOptions) -> BoxStream<'static, Result<FileMetadata>> {
+impl PreservingDirectory {
+    /// The listing of files, and of links where they are kept.
+    fn list_files(&self, prefix: &Prefix, options: ListOptions) -> BoxStream<'static, Result<FileMetadata>> {
         if !self.what.symlinks {
             return self.inner.list(prefix, options);
         }
@@ -407,7 +486,142 @@ impl FileStorage for PreservingDirectory {
             .boxed()
     }
 
+    /// As [`lighten`](Self::lighten), of what has its attributes in its tag already.
+    fn lighten_object(&self, object: &mut FileMetadata) {
+        let attributes = object.tags.get(TAG).and_then(|text| Attributes::parse(text));
+        if let Some(mut attributes) = attributes {
+            self.lighten(object, &mut attributes);
+            object.tags.insert(TAG.to_owned(), attributes.to_text());
+        }
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl FileStorage for PreservingDirectory {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let mut capabilities = self.inner.capabilities();
+        capabilities.resumable = false;
+        capabilities
+    }
+
+    async fn upload(&self, id: &FileId, body: Body, mut options: UploadOptions) -> Result<Receipt> {
+        if self.what.directories && tree::directory_of(id).is_some() && !options.tags.contains_key(TAG) {
+            return Err(tree::reserved(id, Op::Upload));
+        }
+        let Some(text) = options.tags.remove(TAG) else {
+            let put = || self.inner.upload(id, body.clone(), options.clone());
+            let receipt = self.opened_up(id, put).await?;
+            self.settle(id, Op::Upload).await?;
+            return Ok(receipt);
+        };
+        let attributes = Attributes::parse(&text).ok_or_else(|| {
+            Error::new(ErrorKind::InvalidInput, Op::Upload)
+                .with_id(id)
+                .with_message(format!("the tag {TAG:?} does not hold attributes of a file: {text:?}"))
+        })?;
+        if attributes.directory && self.what.directories {
+            return self.upload_directory(id, attributes, &options).await;
+        }
+        if attributes.directory {
+            return Err(Error::new(ErrorKind::NotAFile, Op::Upload)
+                .with_id(id)
+                .with_message("it stands for a directory: --preserve directories makes one of it"));
+        }
+        if attributes.link.is_some() && self.what.symlinks {
+            let put = || self.upload_link(id, attributes.clone(), &options);
+            let receipt = self.opened_up(id, put).await?;
+            self.settle(id, Op::Upload).await?;
+            return Ok(receipt);
+        }
+        if attributes.link.is_some() {
+            return Err(Error::new(ErrorKind::NotAFile, Op::Upload)
+                .with_id(id)
+                .with_message("it stands for a symbolic link: --preserve symlinks makes one of it"));
+        }
+        let put = || self.inner.upload(id, body.clone(), options.clone());
+        let mut receipt = self.opened_up(id, put).await?;
+        let what = self.what;
+        let applied = self.at(id, Op::Upload, move |root, path| apply(root, path, &attributes, what)).await;
+        applied.map_err(|error| {
+            error
+                .with_effect(Effect::Applied)
+                .with_message("its bytes are there, its attributes cannot be set")
+        })?;
+        self.settle(id, Op::Upload).await?;
+        let stored = self.inner.metadata(id).await?;
+        receipt.metadata.version = stored.version;
+        receipt.metadata.modified = stored.modified;
+        Ok(receipt)
+    }
+
+    async fn download(&self, id: &FileId, options: DownloadOptions) -> Result<Download> {
+        if let Some(mut directory) = self.directory(id, Op::Download).await? {
+            // It has no bytes that could be of another version.
+            self.lighten_object(&mut directory);
+            return Ok(Download::new(directory, 0..0, stream::iter([Ok(Bytes::new())]).boxed()));
+        }
+        if let Some(link) = self.link(id, Op::Download).await? {
+            check(id, &link, &options.when)?;
+            return Ok(Download::new(link, 0..0, stream::iter([Ok(Bytes::new())]).boxed()));
+        }
+        let mut download = self.inner.download(id, options).await?;
+        self.describe(&mut download.metadata, Op::Download).await?;
+        Ok(download)
+    }
+
+    async fn metadata(&self, id: &FileId) -> Result<FileMetadata> {
+        if let Some(directory) = self.directory(id, Op::Metadata).await? {
+            return Ok(directory);
+        }
+        if let Some(link) = self.link(id, Op::Metadata).await? {
+            return Ok(link);
+        }
+        let mut metadata = self.inner.metadata(id).await?;
+        self.describe(&mut metadata, Op::Metadata).await?;
+        Ok(metadata)
+    }
+
+    async fn delete(&self, id: &FileId, when: Precondition) -> Result<bool> {
+        if !self.what.directories {
+            return self.inner.delete(id, when).await;
+        }
+        let what = self.what;
+        let _one_at_a_time = self.opening.write().await;
+        if let Some(path) = tree::directory_of(id).map(str::to_owned) {
+            return self.at(id, Op::Delete, move |root, _| tree::forget(root, &path)).await;
+        }
+        let above = id.clone();
+        let kept = self.at(id, Op::Delete, move |root, _| Ok(tree::remembered(root, &above))).await?;
+        let deleted = self.inner.delete(id, when).await?;
+        let work = move |root: &OwnedFd, _: &Path| {
+            tree::restore(root, &kept, what);
+            Ok(())
+        };
+        self.at(id, Op::Delete, work).await?;
+        Ok(deleted)
+    }
+
+    fn list(&self, prefix: &Prefix, options: ListOptions) -> BoxStream<'static, Result<FileMetadata>> {
+        if self.what.directories {
+            let (root, name, after) =
+                (Arc::clone(&self.root), self.name().to_owned(), options.start_after.clone());
+            let directories = tree::list(root, name, self.what, prefix.clone(), after);
+            return tree::merged(self.list_files(prefix, options), directories).boxed();
+        }
+        self.list_files(prefix, options)
+    }
+
     async fn copy(&self, from: &FileId, to: &FileId, options: UploadOptions) -> Result<Receipt> {
+        if let Some(mut directory) = self.directory(from, Op::Copy).await? {
+            // Nothing of it is lost that could be kept elsewhere.
+            directory.id = to.clone();
+            return Ok(Receipt::new(directory, Some(Digest::of(b"")), Verified::No));
+        }
         self.inner.copy(from, to, options).await
     }
 

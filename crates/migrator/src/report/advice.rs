@@ -22,6 +22,10 @@ pub fn next_step(outcome: Outcome, reason: &str) -> Option<&'static str> {
             "Make the directory it lies in readable for this user; until then nothing is said of it."
         }
         (Outcome::Failed, reason) => failed(reason),
+        (Outcome::Copied | Outcome::Unchanged, "source_removed") => {
+            "To have it back, move it from the quarantine of the source before `cleanup` empties it, or copy it from the \
+             target."
+        }
         (Outcome::Skipped, "symbolic link" | "symlink") => {
             "Copy what it points to by that name, or keep the link itself with `--preserve symlinks`."
         }
@@ -62,6 +66,14 @@ fn failed(reason: &str) -> &'static str {
         "name_too_long" => "Shorten its name: the target cannot hold it.",
         "too_large" => "The target takes no file of this size: split it, or choose another target.",
         "invalid_input" | "name_not_utf8" => "Rename it: such a name cannot be an object's.",
+        "missing" | "different" => {
+            "The target's copy is not what was verified: the next copy sends it again, and moves it then."
+        }
+        "unproven" => {
+            "Nothing proves the target's copy: `--verify all` reads every byte before the source is moved away."
+        }
+        "same_name" => "Rename all but one of them: the target takes them for one name.",
+        "beneath_a_file" => "Rename it, or the file above it: the target cannot hold both.",
         "conflict" => "Rename it, or what it collides with: the target cannot hold both.",
         "integrity" => {
             "Bytes were not those that were sent or stored. Check the disk and the way to the server; then copy again."

@@ -341,6 +341,7 @@ fn outcomes(report: &Report) -> Markup {
     let beside = [
         ("in the target only", report.sums.extra),
         ("gone from the source", report.sums.gone),
+        ("moved from the source to its quarantine", report.sums.source_removed),
         ("in a part that could not be read", report.sums.unseen),
         ("left out by the filter", report.sums.excluded),
     ];

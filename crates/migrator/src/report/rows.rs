@@ -132,13 +132,16 @@ impl<'l> Rows<'l> {
             RunKind::Verify => Outcome::Matched,
         });
         if file.run <= self.run.id {
-            return Ok((file.state == State::Verified).then(|| row(file, calm)));
+            // What was moved away from the source is audited still.
+            let audited = file.state == State::Retired && self.run.kind == RunKind::Verify;
+            return Ok((audited || file.state == State::Verified).then(|| row(file, calm)));
         }
         // A later run touched the row: what it was at the time of this one is in the journal of the runs before.
         let history = self.ledger.history(file.id.as_str()).await?;
         let mut before = history.into_iter().filter(|(run, _)| *run < self.run.id);
         let last = before.rfind(|(_, outcome)| outcome.outcome != Outcome::Excluded);
-        Ok(last.filter(|(_, outcome)| outcome.outcome == Outcome::Copied).map(|(run, outcome)| Row {
+        let good = |outcome: &OutcomeRecord| matches!(outcome.outcome, Outcome::Copied | Outcome::Unchanged);
+        Ok(last.filter(|(_, outcome)| good(outcome)).map(|(run, outcome)| Row {
             fate: calm,
             attempts: 0,
             ..told(run, outcome)

@@ -43,6 +43,8 @@ pub struct FileView {
     pub attempts: u32,
     /// Why it failed or is damaged.
     pub error: Option<String>,
+    /// Where in quarantine the source's file was moved, once its copy was proven.
+    pub retired: Option<String>,
     /// Whether an upload in parts is open.
     pub open_upload: bool,
     /// How many parts of it are stored.
@@ -105,6 +107,14 @@ impl Story {
             },
             Some(State::Copied) => "Its bytes are compared by the next copy, which sends nothing for that.",
             Some(State::Copying) => "The next copy goes on with it.",
+            Some(State::Retired) if self.file.as_ref().is_some_and(|file| file.error.is_some()) => {
+                "The target's copy is not what was verified: take the file out of the quarantine, put it back under its \
+                 name, and copy again."
+            }
+            Some(State::Retired) => {
+                "Nothing: the target has it, and no sync removes it there. Until `migrator cleanup` finds its time over, \
+                 the source's file can be moved back from the quarantine."
+            }
             Some(State::Gone) => "Nothing: the source no longer has it, and the target's copy stays.",
             Some(State::Failed | State::Damaged) => noted.unwrap_or("The next copy tries again."),
             None => match noted {
@@ -127,6 +137,7 @@ impl FileView {
             verified: row.verified,
             attempts: row.attempts,
             error: row.error,
+            retired: row.retired,
             open_upload: row.ticket.is_some(),
             parts_stored,
             run: row.run,

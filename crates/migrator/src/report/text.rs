@@ -53,6 +53,7 @@ pub fn human(report: &Report) -> String {
         ("gone from the source", sums.gone),
         ("in a part of the source that could not be read", sums.unseen),
         ("left out by the filter", sums.excluded),
+        ("moved from the source to its quarantine", sums.source_removed),
         ("in the target only, where the source has something that is no file", sums.kept),
     ];
     for (what, sum) in beside.into_iter().filter(|(_, sum)| sum.files > 0) {

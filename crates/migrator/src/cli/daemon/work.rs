@@ -77,7 +77,7 @@ fn spec(context: &Arc<Context>, name: &str, job: &Job) -> Result<JobSpec, Failur
 /// A command that a job can be. A new mode is a variant here, and its arms below.
 #[derive(Clone, Debug)]
 enum Task {
-    Copy(Arc<crate::cli::args::Copy>),
+    Copy(Arc<crate::cli::args::CopyCommand>),
     Sync(Arc<crate::cli::args::Sync>),
     Verify(Arc<crate::cli::args::Verify>),
 }
@@ -114,7 +114,7 @@ impl Task {
 
     fn pair(&self) -> &Pair {
         match self {
-            Self::Copy(args) => &args.pair,
+            Self::Copy(args) => &args.copy.pair,
             Self::Sync(args) => &args.copy.pair,
             Self::Verify(args) => &args.pair,
         }
@@ -123,7 +123,10 @@ impl Task {
     /// Refuses what no run could do; that a source is not there now is for the run to say.
     fn check(&self, context: &Context) -> Result<(), Failure> {
         let (which, report) = match self {
-            Self::Copy(args) => (&args.which, args.report.as_deref()),
+            Self::Copy(args) => {
+                copy::check(args)?;
+                (&args.copy.which, args.copy.report.as_deref())
+            }
             Self::Sync(args) => (&args.copy.which, args.copy.report.as_deref()),
             Self::Verify(args) => (&args.which, args.report.as_deref()),
         };

@@ -122,7 +122,13 @@ impl Coverage {
             total.files += count.files;
             total.bytes += count.bytes;
         }
-        let verified = states.get(&State::Verified).copied().unwrap_or_default();
+        // A file that was moved away from the source is in the target as verified.
+        let mut verified = Count::default();
+        for state in [State::Verified, State::Retired] {
+            let count = states.get(&state).copied().unwrap_or_default();
+            verified.files += count.files;
+            verified.bytes += count.bytes;
+        }
         Self { verified, total, states }
     }
 }

@@ -1,17 +1,18 @@
 //! The first pass: both sides to their ends, in order and side by side, and what may be removed into the ledger.
 
+use futures::StreamExt;
 use futures::stream::{BoxStream, Fuse};
-use futures::{StreamExt, TryStreamExt};
 use storage_core::error::Error;
 use storage_core::id::{FileId, Prefix};
 use storage_core::metadata::FileMetadata;
 use storage_core::storage::ListOptions;
 
+use crate::engine::ahead::Ahead;
 use crate::engine::recorder::{Recorder, line};
 use crate::engine::sync::Removal;
 use crate::engine::{EngineError, Job};
 use crate::item::State;
-use crate::ledger::{Candidate, Change, FileRecord, LedgerError, Outcome, OutcomeRecord, RunId};
+use crate::ledger::{Candidate, Change, FileRecord, Outcome, OutcomeRecord, RunId};
 use crate::progress::Event;
 use crate::quarantine;
 use crate::safeguard::View;
@@ -126,6 +127,10 @@ fn class(
     row: Option<&FileRecord>,
     line: Option<&OutcomeRecord>,
 ) -> Class {
+    // The source's file was moved away by this program: the target's may be the only one.
+    if row.is_some_and(|row| row.state == State::Retired || row.retired.is_some()) {
+        return Class::Stays;
+    }
     if excluded || presence == Presence::Excluded {
         return if delete_excluded { Class::Candidate } else { Class::Stays };
     }
@@ -220,33 +225,6 @@ impl Source {
     }
 }
 
-/// A stream of the ledger, one ahead, that is asked for ascending keys.
-struct Ahead<T> {
-    items: Fuse<BoxStream<'static, Result<T, LedgerError>>>,
-    next: Option<T>,
-    key: fn(&T) -> &str,
-}
-
-impl<T: Send + 'static> Ahead<T> {
-    fn new(items: BoxStream<'static, Result<T, LedgerError>>, key: fn(&T) -> &str) -> Self {
-        Self { items: items.fuse(), next: None, key }
-    }
-
-    async fn at(&mut self, key: &str) -> Result<Option<T>, LedgerError> {
-        loop {
-            if self.next.is_none() {
-                self.next = self.items.try_next().await?;
-            }
-            match &self.next {
-                None => return Ok(None),
-                Some(item) if (self.key)(item) < key => self.next = None,
-                Some(item) if (self.key)(item) == key => return Ok(self.next.take()),
-                Some(_) => return Ok(None),
-            }
-        }
-    }
-}
-
 fn line_of(file: &FileMetadata, outcome: Outcome, reason: &str, detail: Option<String>) -> OutcomeRecord {
     line(file.id.as_str(), outcome, reason, detail, Some(file.size))
 }
@@ -272,6 +250,7 @@ mod tests {
             ticket: None,
             attempts: 0,
             error: None,
+            retired: None,
             run: RunId(1),
             updated: Timestamp::UNIX_EPOCH,
         }
@@ -299,6 +278,20 @@ mod tests {
             let line = outcome.map(line);
             let found = class(presence, false, false, row, line.as_ref());
             assert_eq!(found, expected, "{presence:?} {row:?} {outcome:?}");
+        }
+        // Whatever else is said: the source's file was moved away by `copy --remove-source`.
+        let moved = |state| FileRecord { retired: Some("quarantine/a".to_owned()), ..row(state) };
+        for presence in [Absent, BeneathForeign, Excluded, Present] {
+            for row in [row(State::Retired)].into_iter().chain(State::ALL.map(moved)) {
+                for (excluded, delete_excluded) in
+                    [(false, false), (false, true), (true, false), (true, true)]
+                {
+                    for line in [None, Some(Outcome::Gone)].map(|outcome| outcome.map(line)) {
+                        let found = class(presence, excluded, delete_excluded, Some(&row), line.as_ref());
+                        assert_eq!(found, Class::Stays, "{presence:?} {row:?}");
+                    }
+                }
+            }
         }
         for presence in [Absent, BeneathForeign, Excluded, Present] {
             assert_eq!(class(presence, true, false, None, None), Class::Stays, "{presence:?}");

@@ -60,6 +60,8 @@ impl Model {
             Change::Failed { id, .. } => (id, Event::Fail),
             Change::Damaged { id, .. } => (id, Event::Damage),
             Change::Gone { id } => (id, Event::Vanish),
+            Change::Retired { id, .. } => (id, Event::Retire),
+            Change::Returned { id } => (id, Event::Return),
             Change::Arrived { .. } | Change::Tried { .. } | Change::Noted(_) => unreachable!(),
         };
         let old = self.files.get(id).cloned();
@@ -69,6 +71,9 @@ impl Model {
             return Recorded::Done;
         }
         let mut file = old.unwrap();
+        if matches!(change, Change::Returned { .. }) && file.verified.is_none() {
+            return Recorded::Stale;
+        }
         if let Change::PartStored { part, .. } = change {
             if file.ticket.is_none() {
                 return Recorded::Stale;
@@ -97,6 +102,7 @@ impl Model {
                 file.target_version = published.target_version.clone();
                 file.ticket = None;
                 file.error = None;
+                file.retired = None;
                 self.parts.remove(id);
                 if published.verified != Verified::No {
                     file.state = State::Verified;
@@ -120,7 +126,15 @@ impl Model {
                 file.verified = None;
                 line = Some((*outcome, outcome.as_str(), Some(detail.clone()), None, 0));
             }
+            Change::Retired { place, .. } => {
+                file.error = None;
+                file.retired = Some(place.clone());
+            }
+            Change::Returned { .. } => file.retired = None,
             Change::Gone { .. } => {
+                if file.retired.is_some() {
+                    file.state = State::Retired;
+                }
                 file.error = None;
                 if let Some(old) = file.ticket.take() {
                     self.orphan(old);
@@ -162,6 +176,7 @@ impl Model {
         source_version: &storage_core::metadata::Version,
     ) {
         let attempts = old.as_ref().map_or(0, |old| old.attempts) + 1;
+        let retired = old.as_ref().and_then(|old| old.retired.clone());
         let mut ticket = None;
         if let Some(old) = old {
             if old.size == size && old.source_version == *source_version {
@@ -182,6 +197,7 @@ impl Model {
             ticket,
             attempts,
             error: None,
+            retired,
             run,
             updated: NOW,
         };
@@ -233,7 +249,7 @@ fn timeless(record: OutcomeRecord) -> OutcomeRecord {
 fn random_change(random: &mut StdRng) -> Change {
     let text = ["a", "a/b", "b", "é", "c", "d", "e", "f"][random.random_range(0..8)];
     let attempts = random.random_range(1..4);
-    match random.random_range(0..20) {
+    match random.random_range(0..23) {
         0..5 => Change::Intend {
             id: id(text),
             size: [10, 11][usize::from(random.random_bool(0.2))],
@@ -270,6 +286,8 @@ fn random_change(random: &mut StdRng) -> Change {
             Change::Damaged { id: id(text), outcome, detail: "found so".into() }
         }
         18 => Change::Gone { id: id(text) },
+        19 | 20 => Change::Retired { id: id(text), place: format!("quarantine/{text}") },
+        21 => Change::Returned { id: id(text) },
         _ => Change::Noted(note(
             text,
             Outcome::ALL[random.random_range(0..Outcome::ALL.len())],

@@ -61,6 +61,8 @@ impl Book<'_> {
             Change::Failed { id, reason, detail, attempts } => self.failed(id, reason, detail, *attempts)?,
             Change::Damaged { id, outcome, detail } => self.damaged(id, *outcome, detail)?,
             Change::Gone { id } => self.gone(id)?,
+            Change::Retired { id, place } => self.retired(id, place)?,
+            Change::Returned { id } => self.returned(id)?,
             Change::Noted(record) => {
                 self.journal(record)?;
                 true
@@ -312,6 +314,29 @@ impl Book<'_> {
         let Some(row) = row else { return Ok(false) };
         self.journal(&self.line(id, Outcome::Gone, &row))?;
         Ok(true)
+    }
+
+    fn retired(&self, id: &FileId, place: &str) -> Result<bool, Failure> {
+        let changed = self.connection.prepare_cached(sql::RETIRED)?.execute(named_params! {
+            ":id": id.as_str(),
+            ":state": State::Retired.as_str(),
+            ":place": place,
+            ":sources": sources(Event::Retire),
+            ":run": self.run.0,
+            ":at": nanoseconds(self.now),
+        })?;
+        Ok(changed > 0)
+    }
+
+    fn returned(&self, id: &FileId) -> Result<bool, Failure> {
+        let changed = self.connection.prepare_cached(sql::RETURNED)?.execute(named_params! {
+            ":id": id.as_str(),
+            ":state": State::Verified.as_str(),
+            ":sources": sources(Event::Return),
+            ":run": self.run.0,
+            ":at": nanoseconds(self.now),
+        })?;
+        Ok(changed > 0)
     }
 
     /// Executes a compare-and-set; nothing where it found no row to change.

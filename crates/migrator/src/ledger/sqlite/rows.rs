@@ -80,7 +80,7 @@ impl Column for usize {}
 pub(super) mod place {
     /// Their names, in order.
     #[cfg(test)]
-    pub(in crate::ledger::sqlite) const NAMES: [&str; 17] = [
+    pub(in crate::ledger::sqlite) const NAMES: [&str; 18] = [
         "id",
         "state",
         "size",
@@ -98,6 +98,7 @@ pub(super) mod place {
         "error",
         "run",
         "updated",
+        "retired",
     ];
 
     pub(super) const ID: usize = 0;
@@ -117,6 +118,7 @@ pub(super) mod place {
     pub(super) const ERROR: usize = 14;
     pub(super) const RUN: usize = 15;
     pub(super) const UPDATED: usize = 16;
+    pub(super) const RETIRED: usize = 17;
 }
 
 /// A value that this program would not have written.
@@ -246,6 +248,7 @@ pub(super) fn file(row: &Row<'_>) -> rusqlite::Result<FileRecord> {
         ticket,
         attempts: number(row, place::ATTEMPTS)?,
         error: row.get(place::ERROR)?,
+        retired: row.get(place::RETIRED)?,
         run: RunId(row.get(place::RUN)?),
         updated: time(row, place::UPDATED)?,
         id,

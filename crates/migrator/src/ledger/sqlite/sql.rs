@@ -6,6 +6,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../sql/sqlite/0002_audit.sql"),
     include_str!("../sql/sqlite/0003_sync.sql"),
     include_str!("../sql/sqlite/0004_capabilities.sql"),
+    include_str!("../sql/sqlite/0005_retired.sql"),
 ];
 
 macro_rules! statements {
@@ -51,6 +52,8 @@ statements! {
     PROOF_NOTE = "proof_note";
     PUBLISHED = "published";
     REASON_COUNTS = "reason_counts";
+    RETIRED = "retired";
+    RETURNED = "returned";
     RUN = "run";
     RUNS = "runs";
     RUN_BEGIN = "run_begin";

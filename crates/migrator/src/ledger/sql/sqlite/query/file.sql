@@ -1,4 +1,4 @@
 SELECT id, state, size, source_version, digest, composite, composite_part_size, composite_parts, target_version,
-       verified, upload, upload_part_size, upload_started, attempts, error, run, updated
+       verified, upload, upload_part_size, upload_started, attempts, error, run, updated, retired
 FROM files
 WHERE id = :id

@@ -1,5 +1,5 @@
 UPDATE files SET
-    state            = :state,
+    state            = CASE WHEN retired IS NULL THEN :state ELSE 'retired' END,
     upload           = NULL,
     upload_part_size = NULL,
     upload_started   = NULL,

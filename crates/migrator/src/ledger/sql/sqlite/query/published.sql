@@ -11,6 +11,7 @@ UPDATE files SET
     upload_started      = NULL,
     attempts            = CASE WHEN :verified IS NULL THEN attempts ELSE 0 END,
     error               = NULL,
+    retired             = NULL,
     run                 = :run,
     updated             = :at
 WHERE id = :id AND instr(:sources, '|' || state || '|') > 0

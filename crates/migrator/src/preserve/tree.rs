@@ -1,0 +1,399 @@
+//! Directories as objects: each is an object without bytes, `PATH/.storage-directory`, whose tag says what it was.
+//!
+//! An id ends in no slash, so that a directory needs a name of its own, and one of the many that nobody gives a file. With
+//! it a directory is a file to everything else: it is listed, copied, recorded, audited and removed as one, and an empty
+//! one comes back. Its version is what is kept of it, and nothing that a file in it would change but the modification
+//! time.
+//!
+//! Whatever is put into a directory changes that time, and a directory that may not be written to takes no file. So what a
+//! directory is to be is kept on it (`user.storage.directory`), and set again after every file: whichever comes last, the
+//! directory is what it was.
+
+use std::cmp::Ordering;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use futures::stream::{self, BoxStream};
+use futures::{Stream, StreamExt as _};
+use rustix::fs::{Dir, FileType, Mode, OFlags, XattrFlags};
+use rustix::io::Errno;
+use storage_core::checksum::Digest;
+use storage_core::error::{Error, ErrorKind, Op, Result};
+use storage_core::id::{FileId, Prefix};
+use storage_core::metadata::{FileMetadata, Version};
+use tokio::sync::mpsc;
+
+use super::directory::{BENEATH, apply_to, as_file, kind_of, read_open, times};
+use super::{Attributes, MARKER, Preserve};
+
+/// Where a directory that was written keeps what it is to be.
+const KEPT: &str = "user.storage.directory";
+
+/// The owner's right to put files into a directory.
+const OPEN_TO_OWNER: u32 = 0o700;
+
+/// Directories that are found ahead of the listing.
+const AHEAD: usize = 256;
+
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// Returns the path of the directory that an id stands for: empty for the root.
+pub(super) fn directory_of(id: &FileId) -> Option<&str> {
+    (id.file_name() == MARKER).then(|| id.parent().unwrap_or_default())
+}
+
+fn open(root: &OwnedFd, path: &str) -> Result<OwnedFd, Errno> {
+    let path = if path.is_empty() { "." } else { path };
+    rustix::fs::openat2(root, path, DIRECTORY, Mode::empty(), BENEATH)
+}
+
+/// Reads what is kept of a directory.
+pub(super) fn read(root: &OwnedFd, path: &str, what: Preserve) -> Result<(Attributes, Version), Errno> {
+    described(&open(root, path)?, what)
+}
+
+fn described(directory: &OwnedFd, what: Preserve) -> Result<(Attributes, Version), Errno> {
+    Ok(versioned(Attributes { directory: true, ..read_open(directory, what)? }))
+}
+
+fn versioned(attributes: Attributes) -> (Attributes, Version) {
+    let text = hex::encode(&Digest::of(attributes.to_text().as_bytes()).as_bytes()[..16]);
+    let version = Version::new(format!("directory-{text}"));
+    (attributes, version)
+}
+
+/// Makes a directory, and those above it, where there is none, and sets what is kept of it.
+pub(super) fn write(
+    root: &OwnedFd,
+    path: &str,
+    attributes: &Attributes,
+    what: Preserve,
+) -> Result<Version, Errno> {
+    let directory = create(root, path)?;
+    match rustix::fs::fsetxattr(&directory, KEPT, attributes.to_text().as_bytes(), XattrFlags::empty()) {
+        // Where there are none, the time is set once, and files that come later change it.
+        Ok(()) | Err(Errno::OPNOTSUPP) => {}
+        Err(errno) => return Err(errno),
+    }
+    apply_to(&directory, attributes, what)?;
+    // Others may be putting files into it: for a moment it has another time, and perhaps another mode.
+    let now = read_open(&directory, what)?;
+    let mode = attributes.mode.filter(|_| what.mode).or(now.mode);
+    let mtime = attributes.mtime.filter(|_| what.mtime).or(now.mtime);
+    Ok(versioned(Attributes { directory: true, mode, mtime, ..now }).1)
+}
+
+fn create(root: &OwnedFd, path: &str) -> Result<OwnedFd, Errno> {
+    match open(root, path) {
+        Err(Errno::NOENT) => {}
+        other => return other,
+    }
+    let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let parent = create(root, above)?;
+    match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o777)) {
+        Ok(()) => rustix::fs::fsync(&parent)?,
+        Err(Errno::EXIST) => {}
+        Err(errno) => return Err(errno),
+    }
+    again(root, above);
+    open(root, path)
+}
+
+/// Reads what a directory was told to be when it was written.
+fn kept(directory: &OwnedFd) -> Option<Attributes> {
+    let mut text = vec![0; 64 << 10];
+    let length = rustix::fs::fgetxattr(directory, KEPT, &mut text[..]).ok()?;
+    text.truncate(length);
+    Attributes::parse(std::str::from_utf8(&text).ok()?)
+}
+
+/// Returns the directories above an entry, the root first.
+fn above(id: &FileId) -> impl DoubleEndedIterator<Item = &str> {
+    let id = id.as_str();
+    std::iter::once("").chain(id.match_indices('/').map(|(slash, _)| &id[..slash]))
+}
+
+/// Sets the modification times of the directories above an entry again, which may have been made for it.
+pub(super) fn settle(root: &OwnedFd, id: &FileId) {
+    for path in above(id).rev() {
+        again(root, path);
+    }
+}
+
+/// Sets the modification time of a directory again after its entries changed. Where that cannot be done it has another
+/// time, and no file is the worse for it.
+fn again(root: &OwnedFd, path: &str) {
+    let set = || -> Option<()> {
+        let directory = open(root, path).ok()?;
+        let times = times(&kept(&directory)?, Preserve { mtime: true, ..Preserve::default() })?;
+        rustix::fs::futimens(&directory, &times).ok()
+    };
+    if set().is_none() {
+        tracing::trace!(path, "the directory keeps the time of its last change");
+    }
+}
+
+/// What the directories above a file are to be, the outermost first: read before the file is taken away, which may take
+/// directories as well.
+pub(super) fn remembered(root: &OwnedFd, id: &FileId) -> Vec<(String, Attributes)> {
+    let kept = above(id).filter_map(|path| Some((path.to_owned(), kept(&open(root, path).ok()?)?)));
+    kept.collect()
+}
+
+/// Makes directories again that were taken away because they were empty.
+pub(super) fn restore(root: &OwnedFd, remembered: &[(String, Attributes)], what: Preserve) {
+    for (path, attributes) in remembered {
+        if open(root, path).err() == Some(Errno::NOENT)
+            && let Err(error) = write(root, path, attributes, what)
+        {
+            tracing::warn!(path, %error, "the directory was removed with its last file");
+        }
+    }
+    for (path, _) in remembered.iter().rev() {
+        again(root, path);
+    }
+}
+
+/// No longer keeps what a directory is to be, and removes it where it is empty: that its files go is for each of them.
+pub(super) fn forget(root: &OwnedFd, path: &str) -> Result<bool, Errno> {
+    let directory = match open(root, path) {
+        Ok(directory) => directory,
+        Err(Errno::NOENT) => return Ok(false),
+        Err(errno) => return Err(errno),
+    };
+    match rustix::fs::fremovexattr(&directory, KEPT) {
+        Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+        Err(errno) => return Err(errno),
+    }
+    drop(directory);
+    let mut path = path;
+    // Those above may wait for their last entry to go.
+    while !path.is_empty() {
+        let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let parent = open(root, above)?;
+        match rustix::fs::unlinkat(&parent, name, rustix::fs::AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(Errno::NOTEMPTY | Errno::EXIST) => break,
+            Err(errno) => return Err(errno),
+        }
+        if kept(&parent).is_some() {
+            again(root, above);
+            break;
+        }
+        path = above;
+    }
+    Ok(true)
+}
+
+/// Gives the owner the right to put files into directories above `id` that were told not to have it; returns which, to be
+/// [closed](close) again.
+pub(super) fn open_up(root: &OwnedFd, id: &FileId) -> Vec<(String, u32)> {
+    let mut opened = Vec::new();
+    for path in above(id) {
+        let Ok(directory) = open(root, path) else { break };
+        let Some(mode) = kept(&directory).and_then(|kept| kept.mode) else { continue };
+        let wider = Mode::from_raw_mode(mode | OPEN_TO_OWNER);
+        if mode & OPEN_TO_OWNER != OPEN_TO_OWNER && rustix::fs::fchmod(&directory, wider).is_ok() {
+            opened.push((path.to_owned(), mode));
+        }
+    }
+    opened
+}
+
+/// Takes the right back that [`open_up`] gave.
+pub(super) fn close(root: &OwnedFd, opened: &[(String, u32)]) {
+    for (path, mode) in opened.iter().rev() {
+        let closed =
+            open(root, path).and_then(|directory| rustix::fs::fchmod(&directory, Mode::from_raw_mode(*mode)));
+        if let Err(error) = closed {
+            tracing::warn!(path, %error, "the directory can be written to by its owner, which it could not");
+        }
+    }
+}
+
+/// Yields the directories beneath `prefix` and behind `after`, as the objects that they are, in the order of ids. What
+/// cannot be read is left to the listing of files, which says so.
+pub(super) fn list(
+    root: Arc<OwnedFd>,
+    storage: String,
+    what: Preserve,
+    prefix: Prefix,
+    after: Option<FileId>,
+) -> BoxStream<'static, Result<FileMetadata>> {
+    let (found, receiver) = mpsc::channel(AHEAD);
+    let walk = Walk { root, storage, what, prefix, after, found };
+    tokio::task::spawn_blocking(move || walk.enter(""));
+    stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver))).boxed()
+}
+
+struct Walk {
+    root: Arc<OwnedFd>,
+    storage: String,
+    what: Preserve,
+    prefix: Prefix,
+    after: Option<FileId>,
+    found: mpsc::Sender<Result<FileMetadata>>,
+}
+
+impl Walk {
+    /// Walks a directory, whose path ends in a slash or is empty; false where nobody listens any more.
+    fn enter(&self, path: &str) -> bool {
+        let name = path.trim_end_matches('/');
+        let directory = match open(&self.root, name) {
+            Ok(directory) => directory,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ACCESS | Errno::PERM) => return true,
+            Err(errno) => return self.tell(Err(self.failed(path, errno))),
+        };
+        let mut names = match subdirectories(&directory) {
+            Ok(names) => names,
+            Err(Errno::ACCESS | Errno::PERM) => return true,
+            Err(errno) => return self.tell(Err(self.failed(path, errno))),
+        };
+        if path.is_empty() {
+            // The storage's own, and where a sync puts what it removes.
+            names.retain(|name| name != ".storage/" && name != ".quarantine/");
+        }
+        names.sort_unstable();
+        // A directory sorts as its name with a slash behind it, and the object of this one among them.
+        let own = names.partition_point(|name| name.as_str() < MARKER);
+        for name in &names[..own] {
+            if !self.descend(path, name) {
+                return false;
+            }
+        }
+        if !self.tell_of(path, &directory) {
+            return false;
+        }
+        drop(directory);
+        names[own..].iter().all(|name| self.descend(path, name))
+    }
+
+    fn descend(&self, path: &str, name: &str) -> bool {
+        let path = format!("{path}{name}");
+        let prefix = self.prefix.as_str();
+        let wanted = path.starts_with(prefix) || prefix.starts_with(&path);
+        let behind = |after: &FileId| path.as_str() > after.as_str() || after.as_str().starts_with(&path);
+        // An id of this length is none: what lies there is told by the listing of files.
+        let can_be = FileId::parse(format!("{path}{MARKER}")).is_ok();
+        if !wanted || !can_be || !self.after.as_ref().is_none_or(behind) {
+            return true;
+        }
+        self.enter(&path)
+    }
+
+    fn tell_of(&self, path: &str, directory: &OwnedFd) -> bool {
+        let Ok(id) = FileId::parse(format!("{path}{MARKER}")) else { return true };
+        if !self.prefix.matches(&id) || self.after.as_ref().is_some_and(|after| id <= *after) {
+            return true;
+        }
+        match described(directory, self.what) {
+            Ok((attributes, version)) => self.tell(Ok(as_file(&id, &attributes, version))),
+            Err(errno) => self.tell(Err(self.failed(path, errno).with_id(&id))),
+        }
+    }
+
+    fn failed(&self, path: &str, errno: Errno) -> Error {
+        Error::new(kind_of(errno), Op::List)
+            .with_subject(format!("{path}{MARKER}"))
+            .with_storage(&self.storage)
+            .with_source(errno)
+    }
+
+    fn tell(&self, found: Result<FileMetadata>) -> bool {
+        self.found.blocking_send(found).is_ok()
+    }
+}
+
+/// Returns the names of the directories in a directory, each with a slash behind it. Names that are not UTF-8 are told by
+/// the listing of files.
+fn subdirectories(directory: &OwnedFd) -> Result<Vec<String>, Errno> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(directory)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name == b"." || name == b".." {
+            continue;
+        }
+        let kind = match entry.file_type() {
+            FileType::Unknown => {
+                let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+                match rustix::fs::statat(directory, Path::new(std::ffi::OsStr::from_bytes(name)), flags) {
+                    Ok(stat) => FileType::from_raw_mode(stat.st_mode),
+                    Err(_) => continue,
+                }
+            }
+            kind => kind,
+        };
+        if let (FileType::Directory, Ok(name)) = (kind, std::str::from_utf8(name)) {
+            names.push(format!("{name}/"));
+        }
+    }
+    Ok(names)
+}
+
+/// Merges files and directories in the order of ids. A file that has the name of a directory's object is refused: it
+/// cannot be told from one.
+pub(super) fn merged(
+    files: BoxStream<'static, Result<FileMetadata>>,
+    directories: BoxStream<'static, Result<FileMetadata>>,
+) -> impl Stream<Item = Result<FileMetadata>> {
+    let sides = Sides { files, directories, file: None, directory: None, started: false };
+    stream::unfold(sides, async |mut sides| Some((sides.next().await?, sides)))
+}
+
+struct Sides {
+    files: BoxStream<'static, Result<FileMetadata>>,
+    directories: BoxStream<'static, Result<FileMetadata>>,
+    file: Option<Result<FileMetadata>>,
+    directory: Option<Result<FileMetadata>>,
+    started: bool,
+}
+
+/// What an entry sorts by, where it has it.
+fn key(entry: &Result<FileMetadata>) -> Option<&str> {
+    match entry {
+        Ok(file) => Some(file.id.as_str()),
+        Err(error) => error.id().map(FileId::as_str).or_else(|| error.subject()),
+    }
+}
+
+impl Sides {
+    async fn next(&mut self) -> Option<Result<FileMetadata>> {
+        if !self.started {
+            self.started = true;
+            self.file = self.files.next().await;
+            self.directory = self.directories.next().await;
+        }
+        let order = match (&self.file, &self.directory) {
+            (None, None) => return None,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(file), Some(directory)) => match (key(file), key(directory)) {
+                (Some(file), Some(directory)) => file.cmp(directory),
+                // It says nothing about where it is: the sooner it is told the better.
+                (None, _) => Ordering::Less,
+                (_, None) => Ordering::Greater,
+            },
+        };
+        if order == Ordering::Greater {
+            return std::mem::replace(&mut self.directory, self.directories.next().await);
+        }
+        if order == Ordering::Equal {
+            self.directory = self.directories.next().await;
+        }
+        let file = std::mem::replace(&mut self.file, self.files.next().await);
+        Some(match file? {
+            Ok(file) if file.id.file_name() == MARKER => Err(reserved(&file.id, Op::List)),
+            other => other,
+        })
+    }
+}
+
+/// Refuses a file that would look like a directory.
+pub(super) fn reserved(id: &FileId, op: Op) -> Error {
+    Error::new(ErrorKind::InvalidInput, op)
+        .with_id(id)
+        .with_message(format!("{MARKER} stands for a directory where directories are kept: rename it"))
+}

@@ -55,7 +55,7 @@ use super::{
 };
 
 /// How long the target may take to answer the canary before the first file is sent.
-const PROBE_DEADLINE: Duration = Duration::from_secs(30);
+pub(super) const PROBE_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Steps of the merge whose intents are made durable together.
 const BATCH: usize = 128;

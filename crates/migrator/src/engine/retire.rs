@@ -46,7 +46,7 @@ use crate::throttle::Throttle;
 use crate::verify::{Verdict, by_checksum, by_reading, judge};
 
 use super::ahead::Ahead;
-use super::copy::Copied;
+use super::copy::{Copied, PROBE_DEADLINE};
 use super::delete::drawer_until;
 use super::recorder::line;
 use super::{CopyOptions, EngineError, Job, OUTAGE_LIMIT, Retirement, claim_of};
@@ -69,7 +69,7 @@ pub(super) async fn retire(
         retirement,
         run: copied.run,
         drawer: drawer_until(retirement.quarantine, copied.run)?,
-        throttle: options.bandwidth.map(|rate| Arc::new(Throttle::new(rate))),
+        throttle: options.bandwidth.clone().map(Throttle::following),
         concurrency: options.concurrency.get() as usize,
         outages: 0,
     };
@@ -77,6 +77,7 @@ pub(super) async fn retire(
     copied.tally.retires = true;
     job.ledger.checkpoint(copied.run, copied.tally, copied.scanned_to.clone()).await?;
     let before = job.progress.snapshot();
+    let mut asked = false;
     let mut told = Ahead::new(job.ledger.outcomes(copied.run), |line: &OutcomeRecord| line.subject.as_str());
     let mut batches = rows(job).try_ready_chunks(BATCH);
     while let Some(batch) = batches.next().await {
@@ -85,6 +86,11 @@ pub(super) async fn retire(
         for row in batch.into_iter().filter(|row| retirement.attic.takes(&row.id)) {
             let line = told.at(row.id.as_str()).await?;
             items.push((row, line));
+        }
+        if !items.is_empty() && !asked {
+            // What is only remembered of the target is no proof of anything.
+            job.target.probe(PROBE_DEADLINE).await.map_err(EngineError::Target)?;
+            asked = true;
         }
         retirer.batch(items, &mut copied.tally).await?;
         if job.stop.is_cancelled() {

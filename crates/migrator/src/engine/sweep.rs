@@ -54,8 +54,8 @@ pub async fn cleanup(
     stop: &CancellationToken,
 ) -> Result<Cleaned, EngineError> {
     let now = Timestamp::now();
-    let mut cleaned = Cleaned::default();
-    cleaned.expired = delete::expire(target, now, stop).await.map_err(EngineError::Target)?;
+    let expired = delete::expire(target, now, stop).await.map_err(EngineError::Target)?;
+    let mut cleaned = Cleaned { expired, ..Cleaned::default() };
     if let Some(attic) = attic {
         let emptied = retire::expire(ledger, target, attic, now, stop).await?;
         (cleaned.expired_in_source, cleaned.kept_in_source) = (emptied.deleted, emptied.kept);

@@ -76,7 +76,7 @@ pub async fn sync(job: &Job, options: &SyncOptions) -> Result<Ended, EngineError
 async fn check_memory(job: &Job) -> Result<(), EngineError> {
     let Some(place) = &job.moved_away else { return Ok(()) };
     // No row need be left of it: what was moved may have been replaced by newer versions, or not been moved at all.
-    match job.ledger.runs(u32::MAX).await?.iter().any(|run| run.tally.retires) {
+    match job.ledger.runs(u32::MAX, None).await?.iter().any(|run| run.tally.retires) {
         true => Ok(()),
         false => Err(Refusal::Forgotten { place: place.clone() }.into()),
     }

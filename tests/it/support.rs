@@ -264,11 +264,12 @@ impl Running {
 
     /// Waits for its end.
     pub(crate) fn wait(mut self) -> Ran {
+        let asked = Instant::now();
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;
             }
-            if self.started.elapsed() > LIMIT {
+            if asked.elapsed() > LIMIT {
                 let (out, err) = (self.stdout(), self.stderr());
                 panic!("has not ended after {LIMIT:?}: migrator {}\n{out}\n{err}", self.line);
             }

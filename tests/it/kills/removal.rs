@@ -49,7 +49,8 @@ impl Move {
     fn nothing_is_lost(&self, what: &str) {
         let source = stored(&self.desk.path("source"));
         let away = away(&self.desk.path("source"));
-        let target = stored(&self.desk.path("target"));
+        let target = self.desk.path("target");
+        let target = if target.exists() { stored(&target) } else { Files::new() };
         for (name, file) in &self.files {
             let left = source.get(name) != Some(file);
             assert!(!left || away.get(name) == Some(file), "{what}: {name} is nowhere");

@@ -27,7 +27,7 @@ use crate::config::{Config, Settings};
 use crate::failure::{Exit, Failure, Side};
 use crate::filter::{self, Criteria, Filter, FilterError};
 use crate::ledger::sqlite::{OpenMode, SqliteLedger};
-use crate::ledger::{Binding, Ledger};
+use crate::ledger::{Binding, Ledger, RunEnd};
 use crate::preserve::Preserve;
 use crate::preserve::directory::{Notice, PreservingDirectory, TooLarge};
 use crate::quantity::show_name;
@@ -212,7 +212,7 @@ impl Context {
 
     /// Opens a target to write to. A server is sent at most `at_most` requests at a time, and fewer while it says that
     /// it is too many. What the ledger remembers of it is asked again by the first write, so that a run with nothing to
-    /// do asks for nothing.
+    /// do asks for nothing; unless the last run was cut off, which may have left something to be cleared away.
     ///
     /// # Errors
     /// It cannot be used; the ledger cannot be read.
@@ -222,7 +222,10 @@ impl Context {
         ledger: &dyn Ledger,
         at_most: NonZeroU32,
     ) -> Result<Opened, Failure> {
-        let remembered = ledger.target_capabilities().await?;
+        let last = ledger.run(None).await?;
+        let clean =
+            last.is_some_and(|run| run.end == Some(RunEnd::Complete)) && ledger.orphans().await?.is_empty();
+        let remembered = if clean { ledger.target_capabilities().await? } else { None };
         let opened = self.open_place(place, Side::Target, Access::ReadWrite, remembered, Some(at_most)).await;
         opened.map_err(|error| Failure::storage(Side::Target, &error))
     }

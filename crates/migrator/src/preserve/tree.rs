@@ -71,13 +71,21 @@ pub(super) fn write(
     attributes: &Attributes,
     what: Preserve,
 ) -> Result<Version, Errno> {
-    let directory = create(root, path)?;
-    match rustix::fs::fsetxattr(&directory, KEPT, attributes.to_text().as_bytes(), XattrFlags::empty()) {
-        // Where there are none, the time is set once, and files that come later change it.
-        Ok(()) | Err(Errno::OPNOTSUPP) => {}
-        Err(errno) => return Err(errno),
-    }
-    apply_to(&directory, attributes, what)?;
+    let directory = loop {
+        let directory = create(root, path)?;
+        match rustix::fs::fsetxattr(&directory, KEPT, attributes.to_text().as_bytes(), XattrFlags::empty()) {
+            // Where there are none, the time is set once, and files that come later change it.
+            Ok(()) | Err(Errno::OPNOTSUPP) => {}
+            Err(errno) => return Err(errno),
+        }
+        apply_to(&directory, attributes, what)?;
+        // As long as it was empty and told to be nothing, a file that could not be put there took it away again.
+        let found = open(root, path).and_then(|found| rustix::fs::fstat(&found));
+        let written = rustix::fs::fstat(&directory)?;
+        if found.is_ok_and(|found| (found.st_dev, found.st_ino) == (written.st_dev, written.st_ino)) {
+            break directory;
+        }
+    };
     // Others may be putting files into it: for a moment it has another time, and perhaps another mode.
     let now = read_open(&directory, what)?;
     let mode = attributes.mode.filter(|_| what.mode).or(now.mode);
@@ -127,8 +135,17 @@ pub(super) fn settle(root: &OwnedFd, id: &FileId) {
 fn again(root: &OwnedFd, path: &str) {
     let set = || -> Option<()> {
         let directory = open(root, path).ok()?;
-        let times = times(&kept(&directory)?, Preserve { mtime: true, ..Preserve::default() })?;
-        rustix::fs::futimens(&directory, &times).ok()
+        let mut due = kept(&directory)?;
+        loop {
+            let times = times(&due, Preserve { mtime: true, ..Preserve::default() })?;
+            rustix::fs::futimens(&directory, &times).ok()?;
+            // It may have been told to be something else in between, and been so already.
+            let now = kept(&directory)?;
+            if now == due {
+                return Some(());
+            }
+            due = now;
+        }
     };
     if set().is_none() {
         tracing::trace!(path, "the directory keeps the time of its last change");

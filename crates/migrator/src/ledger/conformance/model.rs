@@ -71,7 +71,7 @@ impl Model {
             return Recorded::Done;
         }
         let mut file = old.unwrap();
-        if matches!(change, Change::Returned { .. }) && file.verified.is_none() {
+        if matches!(change, Change::Returned { .. }) && (file.digest.is_none() || file.verified.is_none()) {
             return Recorded::Stale;
         }
         if let Change::PartStored { part, .. } = change {

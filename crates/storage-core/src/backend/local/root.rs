@@ -13,7 +13,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, mkdirat, openat, statat, unlinkat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, flistxattr, mkdirat, openat, statat, unlinkat};
 use rustix::io::Errno;
 
 use super::config::{Durability, LocalConfig};
@@ -291,9 +291,14 @@ impl Root {
         Ok(())
     }
 
-    /// Removes the directories above `id` that are empty, up to the root. `rmdir` refuses the others.
+    /// Removes the directories above `id` that are empty, up to the root. `rmdir` refuses the others. One that has
+    /// extended attributes of users is more than the path to a file, and stays.
     pub(super) fn prune(&self, id: &FileId) {
         for path in ancestors(id).collect::<Vec<_>>().into_iter().rev() {
+            let Ok(directory) = self.open_directory(path) else { return };
+            if has_user_attributes(&directory) {
+                return;
+            }
             let above = path.rsplit_once('/').map_or("", |(above, _)| above);
             let Ok(above) = self.open_directory(above) else { return };
             if unlinkat(&above, last_segment(path), AtFlags::REMOVEDIR).is_err() {
@@ -309,6 +314,15 @@ impl Root {
         static LOCKS: [Mutex<()>; 256] = [const { Mutex::new(()) }; 256];
         let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one((self.place, id));
         lock(&LOCKS[(hash % LOCKS.len() as u64) as usize])
+    }
+}
+
+fn has_user_attributes(directory: &File) -> bool {
+    let mut names = vec![0; 64 << 10];
+    match flistxattr(directory, &mut names[..]) {
+        Ok(length) => names[..length].split(|byte| *byte == 0).any(|name| name.starts_with(b"user.")),
+        // Where there are none; more than the kernel gives at once are some.
+        Err(errno) => errno == Errno::RANGE,
     }
 }
 

@@ -10,8 +10,9 @@ use std::time::Duration;
 /// What a request to slow down leaves of the rate.
 const SHARE: f64 = 0.5;
 
-/// Attempts per second that are never refused: so many tell soon enough when the storage is well again.
-const LEAST: f64 = 2.0;
+/// Attempts per second that are never refused: so many tell soon enough when the storage is well again. With fewer, the
+/// one retry a second that the budget always grants would be more than a third of them.
+const LEAST: f64 = 8.0;
 
 /// How steep the curve is, per second to the power of three: with 0.4, as CUBIC has it, 400 per second within 10 s.
 const STEEPNESS: f64 = 0.4;
@@ -117,7 +118,7 @@ mod tests {
         let mut pace = Pace::default();
         attempts(&mut pace, 0.0, 2.0, |_| false);
         let in_storm = attempts(&mut pace, 2.0, 62.0, |count| count % 2 == 0);
-        assert!((60..=200).contains(&in_storm), "{in_storm} instead of 6,000");
+        assert!((400..=800).contains(&in_storm), "{in_storm} instead of 6,000");
         attempts(&mut pace, 62.0, 72.0, |_| false);
         let after = attempts(&mut pace, 72.0, 77.0, |_| false);
         assert!(after > 450, "{after} of 500 in five seconds");

@@ -153,14 +153,18 @@ fn there_and_back(desk: &Desk, target: &str, run: impl Fn(Migrator) -> Migrator)
     rsync_finds_no_difference(desk);
     // As the target of the way back it is what the ledger says, too.
     run(desk.migrator(["verify", target, "source", "--preserve", "all"])).run().exits(0);
+}
 
-    // A directory that a later run puts a file into has the time that it is to have.
+/// A directory that a later run puts a file into has the time that it is to have.
+fn there_and_back_again(desk: &Desk, target: &str) {
+    let keep = ["--preserve", "all", "--part-size", "5MiB", "--report", "report"];
+    let back = [&["restore", target, "source"], &keep[..]].concat();
     desk.write("lost/deep/new", "new");
     let modified = SystemTime::UNIX_EPOCH + Duration::new(1_200_000_000, 5);
     fs::File::open(desk.path("lost/deep")).unwrap().set_modified(modified).unwrap();
     std::thread::sleep(Duration::from_millis(20));
-    run(desk.migrator([&["copy", "lost", target], &keep[..]].concat())).run().exits(0);
-    run(desk.migrator(&back)).run().exits(0);
+    desk.migrator([&["copy", "lost", target], &keep[..]].concat()).run().exits(0);
+    desk.migrator(&back).run().exits(0);
     rsync_finds_no_difference(desk);
 }
 
@@ -243,6 +247,8 @@ fn a_file_that_has_the_name_of_a_directorys_object_is_refused() {
 fn a_tree_that_was_lost_comes_back_from_the_embedded_server_as_it_was() {
     let desk = Desk::new();
     there_and_back(&desk, "embedded:bucket", |run| run);
+    // Garage's versions follow from the bytes, and do not tell that a directory's attributes changed.
+    there_and_back_again(&desk, "embedded:bucket");
 }
 
 #[test]

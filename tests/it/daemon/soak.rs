@@ -1,6 +1,6 @@
 //! A day in the life of the daemon, shortened: files come, change and go under it, and the server dies twice.
 //!
-//! A minute in every run of the tests; `tests/soak 30` is half an hour.
+//! Half a minute in every run of the tests; `tests/soak 30` is half an hour.
 
 #![expect(clippy::print_stderr, reason = "the seed, and the figures of a long run")]
 
@@ -45,7 +45,7 @@ fn after_all_that_happens_the_target_is_the_source() {
     if tools::require("garage").is_none() || judge().is_none() {
         return;
     }
-    let length = Duration::from_secs(number("SOAK_SECONDS").unwrap_or(60));
+    let length = Duration::from_secs(number("SOAK_SECONDS").unwrap_or(30));
     let seed = number("SOAK_SEED").unwrap_or_else(rand::random);
     eprintln!("soak: {length:?}, SOAK_SEED={seed}");
 
@@ -88,7 +88,7 @@ fn after_all_that_happens_the_target_is_the_source() {
     let failures = hall.get("/api/v1/failures").expect(200).json();
     assert_eq!(failures["failures"], Value::Array(Vec::new()), "{failures:#}");
     let expected = stored(&source);
-    let mirror = without_quarantine(mirrored.files());
+    let mirror = of_users(mirrored.files());
     assert_same("mirror", &mirror, &expected);
     let copy: Files = copied.files().into_iter().filter(|(name, _)| expected.contains_key(name)).collect();
     assert_same("copy", &copy, &expected);
@@ -119,8 +119,11 @@ fn at_rest(view: &Value) -> bool {
         && view["failures"] == 0
 }
 
-fn without_quarantine(files: Files) -> Files {
-    files.into_iter().filter(|(name, _)| !name.starts_with(".quarantine/")).collect()
+/// Leaves out the quarantine, and what the server's death kept the daemon from clearing away: that is of a process that
+/// lives, and goes an hour later.
+fn of_users(files: Files) -> Files {
+    let own = [".quarantine/", ".storage/probe/"];
+    files.into_iter().filter(|(name, _)| !own.iter().any(|own| name.starts_with(own))).collect()
 }
 
 fn runs(hall: &Hall) -> String {

@@ -400,12 +400,12 @@ pub struct Copy {
     /// Give files a content type whose names match, instead of the source's: *.md=text/markdown (repeatable)
     ///
     /// Patterns are as in --include; a `=` in one is written `\=`. Of several that match, the first decides. What the
-    /// configuration file has as [[rules]] comes after these options. Files that are unchanged stay as they are.
+    /// configuration file has as `[[rules]]` comes after these options. Files that are unchanged stay as they are.
     #[arg(long, value_name = "PATTERN=TYPE", value_parser = Given::parse_content_type, help_heading = "Attributes")]
     pub content_type: Vec<Given>,
     /// Give every file this tag beside its own (repeatable)
     ///
-    /// For tags by name, the configuration file has [[rules]].
+    /// For tags by name, the configuration file has `[[rules]]`.
     #[arg(long, value_name = "KEY=VALUE", value_parser = Given::parse_tag, help_heading = "Attributes")]
     pub tag: Vec<Given>,
     /// Give every object this user metadata, x-amz-meta-NAME (repeatable)

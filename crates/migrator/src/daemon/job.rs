@@ -1,6 +1,6 @@
 //! One job: what is known of it, what it is doing, when it is due.
 //!
-//! When it runs next, and about what, is decided in [`agenda`]; what its runs came to is told in [`outcome`].
+//! When it runs next, and about what, is decided in `agenda`; what its runs came to is told in `outcome`.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;

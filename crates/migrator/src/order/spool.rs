@@ -1,7 +1,7 @@
 //! Sorting more than memory holds: sorted runs in temporary files, merged when they are read.
 //!
-//! At most [`BUFFER`] bytes wait for a run to be written. A level holds at most [`FAN_IN`] runs, which then become one
-//! of the next level, and each run that is being read has [`READ`] bytes in memory. So what a spool holds is some 10 MiB
+//! At most `BUFFER` bytes wait for a run to be written. A level holds at most `FAN_IN` runs, which then become one
+//! of the next level, and each run that is being read has `READ` bytes in memory. So what a spool holds is some 10 MiB
 //! whatever it was given; the open files grow with its logarithm. They have no name, and nothing stays of them whatever
 //! becomes of the process.
 

@@ -24,9 +24,9 @@ use crate::storage::{Precondition, UploadOptions};
 
 pub(super) const CANARY: &[u8] = b"canary";
 
-/// Age from which a canary is removed whose owner is on another machine, or was before this one started anew: longer
-/// than any probe takes.
-const FOREIGN_AGE: Duration = Duration::from_secs(60 * 60);
+/// Age from which a canary is removed whoever its owner is, longer than any probe takes: the owner may be on another
+/// machine, or was before this one started anew, or could not remove it because the server was out.
+const OLD: Duration = Duration::from_secs(60 * 60);
 
 /// An object of the storage's own that is gone when this is.
 pub(super) struct Canary {
@@ -133,7 +133,7 @@ impl Owner {
 
 fn is_left_over(name: &str, since: Option<SystemTime>) -> bool {
     let gone = Owner::parse(name).and_then(|owner| owner.is_gone());
-    gone.unwrap_or_else(|| since.and_then(|since| since.elapsed().ok()).is_some_and(|age| age >= FOREIGN_AGE))
+    gone == Some(true) || since.and_then(|since| since.elapsed().ok()).is_some_and(|age| age >= OLD)
 }
 
 fn directory(inner: &Inner) -> String {
@@ -221,12 +221,13 @@ mod tests {
         let own = Owner::of(std::process::id()).unwrap();
         let name = |owner: &Owner| format!("{}-{}", owner.name(), uuid::Uuid::new_v4().simple());
         let ago = |age| Some(SystemTime::now() - age);
-        let old = ago(2 * FOREIGN_AGE);
-        assert!(!is_left_over(&name(&own), old), "its process is alive");
+        let old = ago(2 * OLD);
+        assert!(!is_left_over(&name(&own), ago(Duration::ZERO)), "its process is alive");
+        assert!(is_left_over(&name(&own), old), "no probe takes an hour: the server was out when it ended");
 
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         let other = Owner::of(child.id()).unwrap();
-        assert!(!is_left_over(&name(&other), old));
+        assert!(!is_left_over(&name(&other), ago(Duration::ZERO)));
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(is_left_over(&name(&other), ago(Duration::ZERO)));

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{Credentials, Region, RequestChecksumCalculation};
@@ -13,6 +14,9 @@ use storage_core::id::FileId;
 use storage_core::storage::{Access, FileStorage};
 use storage_core::testkit::conformance::Fixture;
 use test_rig::{S3Endpoint, shared};
+
+/// Between two attempts to open a storage.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The least part that S3 allows, so that parts come up soon.
 pub(crate) const PART: u64 = 5 << 20;
@@ -45,8 +49,16 @@ pub(crate) fn config(server: &S3Endpoint) -> S3Config {
         .with_part_size(PART)
 }
 
+/// Opens a storage. moto answers a listing beside a write with 500 now and then, and opening does both at once.
 pub(crate) async fn connect(config: &S3Config) -> S3Storage {
-    S3Storage::connect(config.clone()).await.unwrap_or_else(|error| panic!("{error}"))
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match S3Storage::connect(config.clone()).await {
+            Err(error) if error.is_outage() && tries < 5 => tokio::time::sleep(PAUSE).await,
+            opened => return opened.unwrap_or_else(|error| panic!("{error}")),
+        }
+    }
 }
 
 /// All servers that run here, each with a storage of its own.

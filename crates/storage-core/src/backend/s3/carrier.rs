@@ -208,7 +208,7 @@ impl Carrier for Sdk {
 
     async fn head(&self, endpoint: usize, head: Head<'_>) -> Result<Facts, Failure> {
         let client = self.clients.client(endpoint);
-        let answer = client
+        let request = client
             .head_object()
             .bucket(&self.bucket)
             .key(head.key)
@@ -216,8 +216,8 @@ impl Carrier for Sdk {
             .set_sse_customer_algorithm(head.customer.map(|_| AES256.to_owned()))
             .set_sse_customer_key(head.customer.map(|key| key.header().to_owned()))
             .set_sse_customer_key_md5(head.customer.map(|key| key.md5().to_owned()))
-            .send()
-            .await;
+            .send();
+        let answer = self.clients.discreet(Box::pin(request)).await;
         answer.map(|head| Facts::from(&head)).map_err(|error| Failure::of(&error))
     }
 }

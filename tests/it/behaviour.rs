@@ -8,7 +8,6 @@ use test_rig::shared;
 use crate::support::judge;
 
 #[test]
-#[ignore = "`killed` is not steady yet: see that row"]
 fn the_program_passes_every_row_of_the_comparison_with_its_peers() {
     let (Some(python), Some(garage), Some(moto)) = (judge(), test_rig::garage(), test_rig::moto()) else {
         return;
@@ -17,7 +16,7 @@ fn the_program_passes_every_row_of_the_comparison_with_its_peers() {
     let output = Command::new(python)
         .arg("-B")
         .arg(scenarios)
-        .args(["--tools", "migrator", "--many", "4000", "--jobs", "3", "--migrator"])
+        .args(["--tools", "migrator", "--many", "16000", "--jobs", "3", "--migrator"])
         .arg(env!("CARGO_BIN_EXE_migrator"))
         .envs(garage.to_env(shared::GARAGE))
         .envs(moto.to_env(shared::MOTO))

@@ -25,7 +25,7 @@ def arguments():
     parser.add_argument("--list", action="store_true", help="list the scenarios and end")
     parser.add_argument("--migrator", default="migrator", help="the migrator's program")
     parser.add_argument("--jobs", type=int, default=4, help="scenarios at a time [default: 4]")
-    parser.add_argument("--many", type=int, default=10_000, help="files of the scenario `memory` [default: 10000]")
+    parser.add_argument("--many", type=int, default=20_000, help="files of the scenario `memory` [default: 20000]")
     parser.add_argument("--results", help="write the table into this file")
     return parser.parse_args()
 

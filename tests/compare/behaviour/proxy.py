@@ -51,9 +51,12 @@ class Proxy:
             self.changed.notify_all()
 
     def parts(self):
-        """How many uploads of a part were begun."""
+        """How many parts of files were begun to be sent; those with which the migrator tries out a server are none."""
         with self.changed:
-            return sum(method == "PUT" and "partNumber=" in target for method, target in self.requests)
+            return sum(
+                method == "PUT" and "partNumber=" in target and "/.storage/" not in target
+                for method, target in self.requests
+            )
 
     def _accept(self):
         while True:

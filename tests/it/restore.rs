@@ -315,3 +315,179 @@ fn nothing_is_kept_that_was_not_asked_for() {
     let refused = desk.migrator(["copy", "embedded:bucket", "embedded:other", "--preserve", "mode"]).run();
     refused.refuses(2, &["neither storage is a directory"]);
 }
+
+/// The mode, the owner and the note of a file.
+fn kept_of(path: &Path) -> (u32, u32, Option<Vec<u8>>) {
+    let stat = path.symlink_metadata().unwrap();
+    (stat.mode() & 0o7777, stat.uid(), note(path))
+}
+
+/// Whoever can write to a bucket must not decide what a restored file may do: `security.capability` is a program with the
+/// rights of root.
+#[test]
+fn no_extended_attribute_comes_back_that_is_not_of_users() {
+    let desk = Desk::new();
+    for (name, xattr) in
+        [("capable", "security.capability"), ("forged", "user.storage.attributes"), ("fine", "user.note")]
+    {
+        desk.write(&format!("source/{name}"), name);
+        let text = format!("mode=755;x.{}=61", hex::encode(xattr));
+        let rule = format!("posix={text}");
+        desk.migrator(["copy", "source", "embedded:bucket", "--include", name, "--tag", &rule])
+            .run()
+            .exits(0);
+    }
+    let line = ["restore", "embedded:bucket", "back", "--preserve", "xattrs", "--report", "report"];
+    let ran = desk.migrator(line).run().exits(4);
+    assert!(ran.stdout.contains("does not hold attributes of a file"), "{ran}");
+    assert_eq!(Report::read(&desk.path("report")).sum("copied"), 1, "{ran}");
+    assert_eq!(note(&desk.path("back/fine")), Some(b"a".to_vec()), "{ran}");
+    assert!(!desk.path("back/capable").exists() && !desk.path("back/forged").exists(), "{ran}");
+}
+
+/// A program with the rights of its owner becomes one with the rights of whoever restores it.
+#[test]
+fn set_user_id_comes_back_with_its_owner_only() {
+    let desk = Desk::new();
+    desk.write("source/program", "program");
+    fs::set_permissions(desk.source("program"), fs::Permissions::from_mode(0o4755)).unwrap();
+    desk.migrator(["copy", "source", "embedded:bucket", "--preserve", "mode,owner"]).run().exits(0);
+    for (what, expected) in [("mode", 0o755), ("mode,owner", 0o4755)] {
+        let back = format!("back-{expected:o}");
+        desk.migrator(["restore", "embedded:bucket", &back, "--preserve", what]).run().exits(0);
+        assert_eq!(kept_of(&desk.path(&back).join("program")).0, expected, "{what}");
+    }
+}
+
+/// What only its owner may read is at no moment there for others: where the owner cannot be set nothing appears.
+#[test]
+fn a_private_file_whose_owner_cannot_be_set_does_not_appear() {
+    if !geteuid().is_root() {
+        return test_rig::skip::unable("only root can give a file to somebody else");
+    }
+    let desk = Desk::new();
+    desk.write("source/secret", "secret");
+    fs::set_permissions(desk.source("secret"), fs::Permissions::from_mode(0o600)).unwrap();
+    desk.migrator(["copy", "source", "embedded:bucket", "--preserve", "mode,owner"]).run().exits(0);
+    desk.give_to_nobody();
+    let line = ["restore", "embedded:bucket", "back", "--preserve", "mode,owner", "--report", "report"];
+    let ran = desk.migrator(line).by_nobody().run().exits(4);
+    assert!(ran.stdout.contains("the owner cannot be made 0:0"), "{ran}");
+    assert!(!desk.path("back/secret").exists(), "{ran}");
+}
+
+/// The attributes are on the file before the storage's own are bound to its time: they stay those of these bytes.
+#[test]
+fn what_the_storage_knows_of_a_file_survives_the_time_that_is_set() {
+    let desk = Desk::new();
+    desk.write("source/a.bin", "a");
+    desk.write("source/large", bytes(7, 6 << 20));
+    let line = ["--preserve", "mode,mtime", "--part-size", "5MiB"];
+    let tag = ["--content-type", "*=image/x-test"];
+    desk.migrator([&["copy", "source", "embedded:bucket"], &tag[..], &line[..]].concat()).run().exits(0);
+    desk.migrator([&["restore", "embedded:bucket", "back"], &line[..]].concat()).run().exits(0);
+    for name in ["a.bin", "large"] {
+        let mut value = [0; 4096];
+        let length =
+            getxattr(desk.path("back").join(name), "user.storage.attributes", &mut value[..]).unwrap();
+        let own: serde_json::Value = serde_json::from_slice(&value[..length]).unwrap();
+        let stat = desk.path("back").join(name).metadata().unwrap();
+        assert_eq!(own["modified"][0], stat.mtime(), "{own}");
+        assert_eq!(own["modified"][1], stat.mtime_nsec(), "{own}");
+        assert_eq!(own["content_type"], "image/x-test", "{own}");
+        assert!(own["digest"].is_string() && own["tags"].is_null(), "{own}");
+    }
+}
+
+/// Links are removed, put away and replaced like files.
+#[test]
+fn a_sync_replaces_and_removes_links_and_puts_them_away_as_they_are() {
+    let desk = Desk::new();
+    desk.write("source/stays", "stays");
+    for name in ["gone", "deep/gone", "becomes-a-file", "changes"] {
+        fs::create_dir_all(desk.source("deep")).unwrap();
+        symlink("/old/place", desk.source(name)).unwrap();
+    }
+    desk.write("source/becomes-a-link", "a file");
+    let private = desk.write("source/secret", "secret");
+    fs::set_permissions(&private, fs::Permissions::from_mode(0o600)).unwrap();
+    setxattr(&private, "user.note", b"note", XattrFlags::empty()).unwrap();
+    let line = [
+        "sync",
+        "source",
+        "target",
+        "--delete",
+        "--max-delete",
+        "9",
+        "--preserve",
+        "all",
+        "--report",
+        "report",
+    ];
+    desk.migrator(line).run().exits(0);
+    for name in ["gone", "deep/gone", "becomes-a-file", "changes", "becomes-a-link", "secret"] {
+        fs::remove_file(desk.source(name)).unwrap();
+    }
+    fs::remove_dir(desk.source("deep")).unwrap();
+    desk.write("source/becomes-a-file", "a file now");
+    symlink("stays", desk.source("becomes-a-link")).unwrap();
+    symlink("/new/place", desk.source("changes")).unwrap();
+    let ran = desk.migrator(line).run().exits(0);
+    assert_eq!(fs::read(desk.path("target/becomes-a-file")).unwrap(), b"a file now", "{ran}");
+    assert_eq!(fs::read_link(desk.path("target/becomes-a-link")).unwrap(), Path::new("stays"), "{ran}");
+    assert_eq!(fs::read_link(desk.path("target/changes")).unwrap(), Path::new("/new/place"), "{ran}");
+    for name in ["gone", "deep", "secret"] {
+        assert!(desk.path("target").join(name).symlink_metadata().is_err(), "{name}: {ran}");
+    }
+    let drawer = fs::read_dir(desk.path("target/.quarantine")).unwrap().next().unwrap().unwrap().path();
+    for name in ["gone", "deep/gone"] {
+        assert_eq!(fs::read_link(drawer.join(name)).unwrap(), Path::new("/old/place"), "{ran}");
+    }
+    assert_eq!(kept_of(&drawer.join("secret")), (0o600, geteuid().as_raw(), Some(b"note".to_vec())), "{ran}");
+    let ran = desk.migrator(line).run().exits(0);
+    assert_eq!(Report::read(&desk.path("report")).sum("copied"), 0, "{ran}");
+}
+
+/// Who syncs need not be root: what leaves the source leaves a directory that takes no file, too, and one that is opened in
+/// the source is open in the target.
+#[test]
+fn a_sync_removes_from_directories_that_may_not_be_written_to() {
+    let desk = Desk::new();
+    for name in ["closed/a", "closed/b", "opens/c"] {
+        desk.write(&format!("source/{name}"), name);
+    }
+    desk.give_to_nobody();
+    let set = |root: &str, name: &str, mode: u32| {
+        fs::set_permissions(desk.path(root).join(name), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    for name in ["closed", "opens"] {
+        set("source", name, 0o555);
+    }
+    let line = ["sync", "source", "target", "--delete", "--preserve", "all", "--quarantine-days", "0"];
+    desk.migrator(line).by_nobody().run().exits(0);
+    fs::remove_file(desk.source("closed/b")).unwrap();
+    set("source", "opens", 0o755);
+    let ran = desk.migrator(line).by_nobody().run().exits(0);
+    assert!(!desk.path("target/closed/b").exists(), "{ran}");
+    assert_eq!(kept_of(&desk.path("target/closed")).0, 0o555, "{ran}");
+    assert_eq!(kept_of(&desk.path("target/opens")).0, 0o755, "{ran}");
+    // As a process leaves it that was killed while it put a file there.
+    set("target", "closed", 0o755);
+    desk.write("source/closed/new", "new");
+    desk.give_to_nobody();
+    let ran = desk.migrator(line).by_nobody().run().exits(0);
+    assert!(desk.path("target/closed/new").exists(), "{ran}");
+    assert_eq!(kept_of(&desk.path("target/closed")).0, 0o555, "{ran}");
+}
+
+/// A directory's own extended attributes may be as large as the file system takes them.
+#[test]
+fn large_extended_attributes_of_a_directory_are_no_full_disk() {
+    let desk = Desk::new();
+    desk.write("source/d/a", "a");
+    if let Err(error) = setxattr(desk.source("d"), "user.note", &[b'x'; 2_500], XattrFlags::empty()) {
+        return test_rig::skip::unable(&format!("no extended attributes here: {error}"));
+    }
+    desk.migrator(["copy", "source", "target", "--preserve", "all"]).run().exits(0);
+    assert_eq!(getxattr(desk.path("target/d"), "user.note", &mut [0; 4096][..]).unwrap(), 2_500);
+}

@@ -1,6 +1,6 @@
 //! What a file system knows of a file and an object has no field for: mode, owner, modification time, extended
-//! attributes, and symbolic links and directories, which are no files at all. Pure; [`directory`] and `tree` read and write
-//! them.
+//! attributes, and symbolic links and directories, which are no files at all. Pure; [`directory`], `tree` and `posix` read and
+//! write them.
 //!
 //! They travel with the file as one tag, [`TAG`], so that every storage that keeps tags keeps them. docs/preserve.md
 //! has its form.
@@ -9,13 +9,27 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 pub mod directory;
+mod posix;
+pub(crate) mod preparation;
 mod tree;
+
+pub(crate) use self::posix::link_version;
 
 /// The last segment of the object that stands for a directory.
 pub const MARKER: &str = ".storage-directory";
 
 /// The tag that holds the attributes.
 pub const TAG: &str = "posix";
+
+/// Where the storage keeps what it knows of a file itself.
+const OWN_XATTRS: &[u8] = b"user.storage.";
+
+/// Tells whether an extended attribute of this name is kept. Others decide what a file may do (`security.capability`,
+/// access control lists) and are not to be had from whoever can write to a bucket.
+fn is_kept_xattr(name: &[u8]) -> bool {
+    name.strip_prefix(b"user.").is_some_and(|own| !own.is_empty() && !own.contains(&0))
+        && !name.starts_with(OWN_XATTRS)
+}
 
 /// Which attributes are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -110,7 +124,8 @@ impl Attributes {
                 "type" if value == "directory" => found.directory = true,
                 "link" => found.link = Some(hex::decode(value).ok()?),
                 _ => {
-                    let name = hex::decode(name.strip_prefix("x.")?).ok()?;
+                    let name =
+                        hex::decode(name.strip_prefix("x.")?).ok().filter(|name| is_kept_xattr(name))?;
                     found.xattrs.insert(name, hex::decode(value).ok()?);
                 }
             }
@@ -133,8 +148,9 @@ mod tests {
             mtime in proptest::option::of((any::<i64>(), 0u32..1_000_000_000)),
             link in proptest::option::of(any::<Vec<u8>>()),
             directory: bool,
-            xattrs in proptest::collection::btree_map(any::<Vec<u8>>(), any::<Vec<u8>>(), 0..4),
+            xattrs in proptest::collection::btree_map("user\\.[a-z]{1,9}", any::<Vec<u8>>(), 0..4),
         ) {
+            let xattrs = xattrs.into_iter().map(|(name, value)| (name.into_bytes(), value)).collect();
             let attributes = Attributes { mode, owner, mtime, link, directory, xattrs };
             prop_assert_eq!(Attributes::parse(&attributes.to_text()), Some(attributes));
         }
@@ -143,6 +159,22 @@ mod tests {
         fn no_text_panics(text in any::<String>()) {
             let _ = Attributes::parse(&text);
         }
+    }
+
+    #[test]
+    fn only_extended_attributes_of_users_are_taken() {
+        for name in [
+            "security.capability",
+            "system.posix_acl_access",
+            "trusted.a",
+            "user.",
+            "user.storage.attributes",
+            "user.a\0",
+        ] {
+            let text = format!("x.{}=00", hex::encode(name));
+            assert_eq!(Attributes::parse(&text), None, "{name}");
+        }
+        assert!(Attributes::parse(&format!("x.{}=00", hex::encode("user.a"))).is_some());
     }
 
     #[test]
@@ -161,7 +193,9 @@ mod tests {
         );
         let directory = Attributes { directory: true, mode: Some(0o755), ..Attributes::default() };
         assert_eq!(directory.to_text(), "type=directory;mode=755");
-        for text in ["type=file", "mode=9", "mode=10000", "owner=1", "mtime=1.5", "link=x", "y=1", "mode"] {
+        for text in
+            ["type=file", "mode=9", "mode=10000", "owner=1", "mtime=1.5", "link=x", "y=1", "mode", "x.=00"]
+        {
             assert_eq!(Attributes::parse(text), None, "{text}");
         }
     }

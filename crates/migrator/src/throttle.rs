@@ -45,6 +45,11 @@ impl Limit {
         let quota = Quota::per_second(per_second).allow_burst(burst);
         Self { rate, limiter: RateLimiter::direct_with_clock(quota, MonotonicClock), burst }
     }
+
+    /// How much is asked for at a time: a whole burst would be given to nobody as long as others take what comes in.
+    fn piece(&self) -> u32 {
+        (self.burst.get() / 4).max(1)
+    }
 }
 
 impl Throttle {
@@ -96,7 +101,7 @@ impl Throttle {
         let mut limits = self.limit.subscribe();
         while units > 0 {
             let Some(limit) = limits.borrow_and_update().clone() else { return };
-            let Some(now) = NonZeroU32::new(units.min(limit.burst.get())) else { return };
+            let Some(now) = NonZeroU32::new(units.min(limit.piece())) else { return };
             tokio::select! {
                 biased;
                 // What has waited under the old limit waits under the new one. The sender outlives this.

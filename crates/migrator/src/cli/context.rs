@@ -30,6 +30,7 @@ use crate::ledger::sqlite::{OpenMode, SqliteLedger};
 use crate::ledger::{Binding, Ledger, RunEnd};
 use crate::preserve::Preserve;
 use crate::preserve::directory::{Notice, PreservingDirectory, TooLarge};
+use crate::preserve::preparation::preparation;
 use crate::quantity::show_name;
 use crate::retire::directory::DirectoryAttic;
 
@@ -207,12 +208,15 @@ impl Context {
     /// # Errors
     /// It cannot be used.
     pub(super) async fn open(&self, place: &Place, side: Side, access: Access) -> Result<Opened, Failure> {
-        self.open_place(place, side, access, None, None).await.map_err(|error| Failure::storage(side, &error))
+        self.open_place(place, side, access, None, None, None)
+            .await
+            .map_err(|error| Failure::storage(side, &error))
     }
 
     /// Opens a target to write to. A server is sent at most `at_most` requests at a time, and fewer while it says that
     /// it is too many. What the ledger remembers of it is asked again by the first write, so that a run with nothing to
-    /// do asks for nothing; unless the last run was cut off, which may have left something to be cleared away.
+    /// do asks for nothing; unless the last run was cut off, which may have left something to be cleared away. A directory
+    /// sets what is `kept` of files as they appear in it.
     ///
     /// # Errors
     /// It cannot be used; the ledger cannot be read.
@@ -221,12 +225,15 @@ impl Context {
         place: &Place,
         ledger: &dyn Ledger,
         at_most: NonZeroU32,
+        kept: Preserve,
     ) -> Result<Opened, Failure> {
         let last = ledger.run(None).await?;
         let clean =
             last.is_some_and(|run| run.end == Some(RunEnd::Complete)) && ledger.orphans().await?.is_empty();
         let remembered = if clean { ledger.target_capabilities().await? } else { None };
-        let opened = self.open_place(place, Side::Target, Access::ReadWrite, remembered, Some(at_most)).await;
+        let opened = self
+            .open_place(place, Side::Target, Access::ReadWrite, remembered, Some(at_most), Some(kept))
+            .await;
         opened.map_err(|error| Failure::storage(Side::Target, &error))
     }
 
@@ -239,7 +246,7 @@ impl Context {
     /// It cannot be used.
     pub(super) async fn open_to_ask(&self, place: &Place) -> Result<Opened, Failure> {
         if matches!(place, Place::S3(_) | Place::Embedded { .. }) {
-            match self.open_place(place, Side::Target, Access::ReadWrite, None, None).await {
+            match self.open_place(place, Side::Target, Access::ReadWrite, None, None, None).await {
                 Err(error) if error.kind() == ErrorKind::Denied => {
                     tracing::warn!(%error, "what the target can do is not known: it may not be written to");
                 }
@@ -256,6 +263,7 @@ impl Context {
         access: Access,
         remembered: Option<Capabilities>,
         at_most: Option<NonZeroU32>,
+        kept: Option<Preserve>,
     ) -> Result<Opened, Error> {
         let name = side.to_string();
         match place {
@@ -266,6 +274,9 @@ impl Context {
                 }
                 if access == Access::ReadWrite {
                     config = config.with_create_root();
+                }
+                if let Some(kept) = kept.filter(|kept| kept.any()) {
+                    config = config.with_preparation(preparation(kept));
                 }
                 let mut layers = self.layers();
                 // The first file of a directory comes when all its names are read and sorted, which for millions

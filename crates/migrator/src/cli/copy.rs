@@ -108,7 +108,7 @@ pub(super) async fn carry_out(
     if let Some(concurrency) = settings.concurrency {
         options = options.with_concurrency(concurrency);
     }
-    let target = context.open_target(&migration.target, &*ledger, options.concurrency).await?;
+    let target = context.open_target(&migration.target, &*ledger, options.concurrency, kept).await?;
     let server = Arc::clone(&target.storage);
     let target = target.preserving(&migration.target, Side::Target, kept)?;
 

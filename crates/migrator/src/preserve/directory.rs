@@ -1,18 +1,11 @@
 //! A directory whose files are read and written with their attributes.
 //!
-//! # Order of effects, for one file that is written
-//!
-//! 1. the file is published, with its bytes and without its attributes
-//! 2. owner, mode, extended attributes and, last, the modification time are set on it
-//! 3. the caller has the receipt, whose version is the one after that
-//!
-//! A kill between 1 and 2, or an attribute that may not be set, leaves a whole file with other attributes that no ledger
-//! calls copied: the next run writes it again. A symbolic link appears whole, by a rename.
+//! A file appears with its attributes, or not at all: its storage has them [set](super::preparation) while nobody sees it
+//! yet. So a file that only its owner may read is at no moment open to others, and an attribute that cannot be set leaves
+//! what was there. A symbolic link appears whole as well, by a rename. Directories are made and then told what they are.
 
-use std::ffi::OsStr;
 use std::fmt;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,33 +14,25 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
-use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid,
-    XattrFlags,
-};
-use rustix::io::Errno;
+use rustix::fs::{Mode, OFlags};
 use storage_core::body::Body;
 use storage_core::checksum::Digest;
 use storage_core::error::{Effect, Error, ErrorKind, Op, Result};
 use storage_core::id::{FileId, Prefix};
 use storage_core::metadata::{FileMetadata, Version};
 use storage_core::storage::{
-    Capabilities, Download, DownloadOptions, FileStorage, ListOptions, Precondition, PresignRequest,
-    PresignedUrl, Receipt, ResumableUpload, UploadOptions, Verified,
+    Capabilities, Download, DownloadOptions, FileStorage, FinishOptions, ListOptions, PartLimits, PartNumber,
+    PartReceipt, Precondition, PresignRequest, PresignedUrl, Receipt, ResumableUpload, UploadOptions,
+    UploadTicket, Verified,
 };
 use tokio::sync::RwLock;
 
+use super::posix::{Refused, kind_of, read_file, read_link, remove_link, write_link};
+use super::preparation::attributes_in;
 use super::{Attributes, MARKER, Preserve, TAG, tree};
 
-/// Where the storage keeps what it knows of a file itself.
-const OWN_XATTRS: &[u8] = b"user.storage.";
-
-/// No link on the way is followed, and nothing leads out of the directory.
-pub(super) const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS);
-
-/// A storage in a directory, and the directory.
-///
-/// Files are sent whole, not in parts: attributes come with the beginning of an upload and are set at its end.
+/// A storage in a directory, and the directory. One that is written to was opened with
+/// [`preparation`](super::preparation::preparation), which sets what comes with a file.
 #[derive(Debug)]
 pub struct PreservingDirectory {
     inner: Arc<dyn FileStorage>,
@@ -55,8 +40,7 @@ pub struct PreservingDirectory {
     what: Preserve,
     too_large: TooLarge,
     notice: Option<Notice>,
-    /// Written to while a directory is, for a moment, not what it is to be: open to files that it does not take, or taken
-    /// away with its last file.
+    /// Written to while a directory is, for a moment, open to files that it does not take.
     opening: RwLock<()>,
 }
 
@@ -108,17 +92,20 @@ impl PreservingDirectory {
     }
 
     /// Does something with the entry under `id`, where it may block.
-    async fn at<T, W>(&self, id: &FileId, op: Op, work: W) -> Result<T>
+    async fn at<T, E, W>(&self, id: &FileId, op: Op, work: W) -> Result<T>
     where
         T: Send + 'static,
-        W: FnOnce(&OwnedFd, &Path) -> Result<T, Errno> + Send + 'static,
+        E: Into<Refused> + Send + 'static,
+        W: FnOnce(&Arc<OwnedFd>, &Path) -> Result<T, E> + Send + 'static,
     {
         let (root, path) = (Arc::clone(&self.root), PathBuf::from(id.as_str()));
         let done = tokio::task::spawn_blocking(move || work(&root, &path)).await;
         let failed = |kind| Error::new(kind, op).with_id(id).with_storage(self.inner.name());
-        match done {
+        match done.map(|done| done.map_err(Into::into)) {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(failed(kind_of(error)).with_source(error)),
+            Ok(Err(refused)) => {
+                Err(failed(refused.kind()).with_message(refused.to_string()).with_source(refused))
+            }
             Err(error) => Err(failed(ErrorKind::Other).with_source(error)),
         }
     }
@@ -167,44 +154,98 @@ impl PreservingDirectory {
             let (path, attributes) = (path.clone(), attributes.clone());
             self.at(id, Op::Upload, move |root, _| tree::write(root, &path, &attributes, what))
         };
-        let version = self.opened_up(id, write).await.map_err(|error| error.with_effect(Effect::Unknown))?;
+        let version = self
+            .opened_up(id, Op::Upload, write)
+            .await
+            .map_err(|error| error.with_effect(Effect::Unknown))?;
         let mut metadata = FileMetadata::new(id.clone(), 0);
         metadata.version = Some(version);
         Ok(Receipt::new(metadata, Some(Digest::of(b"")), Verified::No))
     }
 
-    /// Puts something beneath directories, which may have been told to take nothing: then they are opened for it.
-    async fn opened_up<T, F>(&self, id: &FileId, put: impl Fn() -> F) -> Result<T>
+    /// Changes something beneath directories, which may have been told to take nothing: then they are opened for it.
+    async fn opened_up<T, F>(&self, id: &FileId, op: Op, change: impl Fn() -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,
     {
-        match put().await {
+        match change().await {
             Err(error) if error.kind() == ErrorKind::Denied && self.what.directories => {}
             other => return other,
         }
         let _one_at_a_time = self.opening.write().await;
         let above = id.clone();
-        let opened = self.at(id, Op::Upload, move |root, _| Ok(tree::open_up(root, &above))).await?;
-        let done = put().await;
-        self.at(id, Op::Upload, move |root, _| {
-            tree::close(root, &opened);
-            Ok(())
-        })
-        .await?;
-        done
+        let _opened = self.at(id, op, move |root, _| Ok::<_, Refused>(tree::open_up(root, &above))).await?;
+        change().await
     }
 
-    /// Sets the times of the directories above an entry that was put there again.
+    /// Makes the directories above an entry what they are to be again, after it came or went.
     async fn settle(&self, id: &FileId, op: Op) -> Result<()> {
         if !self.what.directories {
             return Ok(());
         }
         let put = id.clone();
-        self.at(id, op, move |root, _| {
+        let work = move |root: &Arc<OwnedFd>, _: &Path| {
             tree::settle(root, &put);
-            Ok(())
+            Ok::<_, Refused>(tree::left_open(root, &put))
+        };
+        if self.at(id, op, work).await?.is_empty() {
+            return Ok(());
+        }
+        // Whoever was at work on them has ended.
+        let _one_at_a_time = self.opening.write().await;
+        let put = id.clone();
+        let work = move |root: &Arc<OwnedFd>, _: &Path| {
+            tree::close(root, &tree::left_open(root, &put));
+            Ok::<_, Refused>(())
+        };
+        self.at(id, op, work).await
+    }
+
+    /// Puts a file where a link may stand, which the storage does not take for its own: then the link goes first.
+    async fn in_place_of_a_link<F>(&self, id: &FileId, put: impl Fn() -> F) -> Result<Receipt>
+    where
+        F: Future<Output = Result<Receipt>>,
+    {
+        match self.opened_up(id, Op::Upload, &put).await {
+            Err(error) if error.kind() == ErrorKind::NotAFile && self.remove_link(id, Op::Upload).await? => {}
+            other => return other,
+        }
+        self.opened_up(id, Op::Upload, &put).await
+    }
+
+    /// Removes the link under `id`; false where links are not kept, or none is there.
+    async fn remove_link(&self, id: &FileId, op: Op) -> Result<bool> {
+        let Some(version) = self.link(id, op).await?.and_then(|link| link.version) else { return Ok(false) };
+        self.opened_up(id, op, || {
+            let version = version.clone();
+            self.at(id, op, move |root, path| remove_link(root, path, &version))
         })
         .await
+    }
+
+    /// Refuses what came with a file and cannot be made here, before its bytes come; returns what is made without bytes.
+    fn special(&self, id: &FileId, options: &UploadOptions, op: Op) -> Result<Option<Attributes>> {
+        let refused = |kind, message: String| Err(Error::new(kind, op).with_id(id).with_message(message));
+        let Some(text) = options.tags.get(TAG) else {
+            if self.what.directories && tree::directory_of(id).is_some() {
+                return Err(tree::reserved(id, op));
+            }
+            return Ok(None);
+        };
+        let attributes = attributes_in(text).map_err(|error| error.with_op(op).with_id(id))?;
+        let (there, choice, kept) = match (attributes.directory, &attributes.link) {
+            (true, _) => ("a directory", "directories", self.what.directories),
+            (false, Some(_)) => ("a symbolic link", "symlinks", self.what.symlinks),
+            (false, None) => return Ok(None),
+        };
+        if !kept {
+            let message = format!("it stands for {there}: --preserve {choice} makes one of it");
+            return refused(ErrorKind::NotAFile, message);
+        }
+        if op != Op::Upload {
+            return refused(ErrorKind::InvalidInput, format!("it stands for {there}, which has no parts"));
+        }
+        Ok(Some(attributes))
     }
 
     /// Leaves behind what an object cannot carry, where that is wanted.
@@ -225,6 +266,10 @@ impl PreservingDirectory {
                 ));
             }
         }
+    }
+
+    fn parts_of(&self, op: Op) -> Result<&dyn ResumableUpload> {
+        self.inner.resumable().ok_or_else(|| Error::new(ErrorKind::Unsupported, op).with_storage(self.name()))
     }
 
     /// Adds the attributes of the file under `id` to what the storage knows of it.
@@ -262,18 +307,6 @@ impl PreservingDirectory {
     }
 }
 
-pub(super) fn kind_of(error: Errno) -> ErrorKind {
-    match error {
-        Errno::NOENT | Errno::NOTDIR => ErrorKind::NotFound,
-        Errno::ACCESS | Errno::PERM => ErrorKind::Denied,
-        Errno::LOOP => ErrorKind::NotAFile,
-        Errno::EXIST | Errno::ISDIR | Errno::NOTEMPTY => ErrorKind::Conflict,
-        Errno::NOSPC | Errno::DQUOT => ErrorKind::StorageFull,
-        Errno::OPNOTSUPP => ErrorKind::Unsupported,
-        _ => ErrorKind::Other,
-    }
-}
-
 /// A link or a directory, as an object without bytes.
 pub(super) fn as_file(id: &FileId, attributes: &Attributes, version: Version) -> FileMetadata {
     let mut file = FileMetadata::new(id.clone(), 0);
@@ -281,163 +314,6 @@ pub(super) fn as_file(id: &FileId, attributes: &Attributes, version: Version) ->
     file.version = Some(version);
     file.tags.insert(TAG.to_owned(), attributes.to_text());
     file
-}
-
-fn stat_attributes(stat: &Stat, what: Preserve) -> Attributes {
-    Attributes {
-        mode: what.mode.then_some(stat.st_mode & 0o7777),
-        owner: what.owner.then_some((stat.st_uid, stat.st_gid)),
-        mtime: what.mtime.then(|| (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0))),
-        ..Attributes::default()
-    }
-}
-
-/// What tells one version of a link from another.
-pub(crate) fn link_version(stat: &Stat) -> Version {
-    Version::new(format!(
-        "link-{:x}-{:x}-{:x}.{:x}-{:x}.{:x}",
-        stat.st_dev, stat.st_ino, stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec
-    ))
-}
-
-/// Opens the directory above an entry, and returns the entry's own name.
-fn parent<'p>(root: &OwnedFd, path: &'p Path) -> Result<(OwnedFd, &'p OsStr), Errno> {
-    let name = path.file_name().ok_or(Errno::INVAL)?;
-    let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok((rustix::fs::openat2(root, above, flags, Mode::empty(), BENEATH)?, name))
-}
-
-fn open(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
-    // Never waits for whoever would write into a fifo.
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat2(root, path, flags, Mode::empty(), BENEATH)
-}
-
-fn read_file(root: &OwnedFd, path: &Path, what: Preserve) -> Result<Attributes, Errno> {
-    read_open(&open(root, path)?, what)
-}
-
-/// Reads the attributes of an open file or directory.
-pub(super) fn read_open(file: &OwnedFd, what: Preserve) -> Result<Attributes, Errno> {
-    let mut attributes = stat_attributes(&rustix::fs::fstat(file)?, what);
-    if what.xattrs {
-        for name in names_of_xattrs(file)? {
-            let mut value = vec![0; 64 << 10];
-            let length = rustix::fs::fgetxattr(file, name.as_slice(), &mut value[..])?;
-            value.truncate(length);
-            attributes.xattrs.insert(name, value);
-        }
-    }
-    Ok(attributes)
-}
-
-/// Returns the names of the extended attributes that are users' own.
-fn names_of_xattrs(file: &OwnedFd) -> Result<Vec<Vec<u8>>, Errno> {
-    let mut list = vec![0u8; 64 << 10];
-    let length = match rustix::fs::flistxattr(file, &mut list[..]) {
-        Ok(length) => length,
-        // A file system without them has none.
-        Err(Errno::OPNOTSUPP) => 0,
-        Err(error) => return Err(error),
-    };
-    list.truncate(length);
-    let names = list.split(|byte| *byte == 0);
-    let own = names.filter(|name| name.starts_with(b"user.") && !name.starts_with(OWN_XATTRS));
-    Ok(own.map(<[u8]>::to_vec).collect())
-}
-
-fn read_link(root: &OwnedFd, path: &Path, what: Preserve) -> Result<Option<(Attributes, Version)>, Errno> {
-    let (above, name) = parent(root, path)?;
-    let stat = rustix::fs::statat(&above, name, AtFlags::SYMLINK_NOFOLLOW)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
-        return Ok(None);
-    }
-    let link = rustix::fs::readlinkat(&above, name, Vec::new())?;
-    // A link has no mode of its own.
-    let attributes = Attributes { mode: None, link: Some(link.into_bytes()), ..stat_attributes(&stat, what) };
-    Ok(Some((attributes, link_version(&stat))))
-}
-
-/// Sets the attributes of a file that was just published, the modification time last, as the others change nothing of
-/// it, and owner before mode, as a change of owner takes set-user-id away.
-fn apply(root: &OwnedFd, path: &Path, attributes: &Attributes, what: Preserve) -> Result<(), Errno> {
-    apply_to(&open(root, path)?, attributes, what)
-}
-
-/// As [`apply`], of an open file or directory.
-pub(super) fn apply_to(file: &OwnedFd, attributes: &Attributes, what: Preserve) -> Result<(), Errno> {
-    if let Some((user, group)) = attributes.owner.filter(|_| what.owner) {
-        let stat = rustix::fs::fstat(file)?;
-        // Who may not change owners may still keep them.
-        if (stat.st_uid, stat.st_gid) != (user, group) {
-            rustix::fs::fchown(file, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))?;
-        }
-    }
-    if what.xattrs {
-        for (name, value) in &attributes.xattrs {
-            rustix::fs::fsetxattr(file, name.as_slice(), value, XattrFlags::empty())?;
-        }
-    }
-    if let Some(mode) = attributes.mode.filter(|_| what.mode) {
-        rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?;
-    }
-    if let Some(times) = times(attributes, what) {
-        rustix::fs::futimens(file, &times)?;
-    }
-    rustix::fs::fsync(file)
-}
-
-pub(super) fn times(attributes: &Attributes, what: Preserve) -> Option<Timestamps> {
-    let (seconds, nanoseconds) = attributes.mtime.filter(|_| what.mtime)?;
-    Some(Timestamps {
-        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-        last_modification: Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() },
-    })
-}
-
-fn write_link(
-    root: &OwnedFd,
-    path: &Path,
-    attributes: &Attributes,
-    what: Preserve,
-) -> Result<Version, Errno> {
-    let mut above = PathBuf::new();
-    for segment in path.parent().into_iter().flat_map(Path::components) {
-        above.push(segment);
-        let (directory, name) = parent(root, &above)?;
-        match rustix::fs::mkdirat(&directory, name, Mode::from_raw_mode(0o777)) {
-            Ok(()) => rustix::fs::fsync(&directory)?,
-            Err(Errno::EXIST) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    let (above, name) = parent(root, path)?;
-    let link = OsStr::from_bytes(attributes.link.as_deref().unwrap_or_default());
-    // The storage's own directory for what is not whole yet, which no listing shows.
-    let made = rustix::fs::openat2(
-        root,
-        ".storage/tmp",
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-        BENEATH,
-    )?;
-    let temporary = format!("link-{}", hex::encode(Digest::of(path.as_os_str().as_bytes()).as_bytes()));
-    match rustix::fs::unlinkat(&made, temporary.as_str(), AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => {}
-        Err(error) => return Err(error),
-    }
-    rustix::fs::symlinkat(link, &made, temporary.as_str())?;
-    if let Some((user, group)) = attributes.owner.filter(|_| what.owner) {
-        let owner = (Some(Uid::from_raw(user)), Some(Gid::from_raw(group)));
-        rustix::fs::chownat(&made, temporary.as_str(), owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)?;
-    }
-    if let Some(times) = times(attributes, what) {
-        rustix::fs::utimensat(&made, temporary.as_str(), &times, AtFlags::SYMLINK_NOFOLLOW)?;
-    }
-    rustix::fs::renameat(&made, temporary.as_str(), &above, name)?;
-    rustix::fs::fsync(&above)?;
-    Ok(link_version(&rustix::fs::statat(&above, name, AtFlags::SYMLINK_NOFOLLOW)?))
 }
 
 fn check(id: &FileId, found: &FileMetadata, when: &Precondition) -> Result<()> {
@@ -504,58 +380,24 @@ impl FileStorage for PreservingDirectory {
     }
 
     fn capabilities(&self) -> Capabilities {
-        let mut capabilities = self.inner.capabilities();
-        capabilities.resumable = false;
-        capabilities
+        self.inner.capabilities()
     }
 
-    async fn upload(&self, id: &FileId, body: Body, mut options: UploadOptions) -> Result<Receipt> {
-        if self.what.directories && tree::directory_of(id).is_some() && !options.tags.contains_key(TAG) {
-            return Err(tree::reserved(id, Op::Upload));
-        }
-        let Some(text) = options.tags.remove(TAG) else {
-            let put = || self.inner.upload(id, body.clone(), options.clone());
-            let receipt = self.opened_up(id, put).await?;
-            self.settle(id, Op::Upload).await?;
-            return Ok(receipt);
+    async fn upload(&self, id: &FileId, body: Body, options: UploadOptions) -> Result<Receipt> {
+        let receipt = match self.special(id, &options, Op::Upload)? {
+            Some(attributes) if attributes.directory => {
+                return self.upload_directory(id, attributes, &options).await;
+            }
+            Some(link) => {
+                let put = || self.upload_link(id, link.clone(), &options);
+                self.opened_up(id, Op::Upload, put).await?
+            }
+            None => {
+                let put = || self.inner.upload(id, body.clone(), options.clone());
+                self.in_place_of_a_link(id, put).await?
+            }
         };
-        let attributes = Attributes::parse(&text).ok_or_else(|| {
-            Error::new(ErrorKind::InvalidInput, Op::Upload)
-                .with_id(id)
-                .with_message(format!("the tag {TAG:?} does not hold attributes of a file: {text:?}"))
-        })?;
-        if attributes.directory && self.what.directories {
-            return self.upload_directory(id, attributes, &options).await;
-        }
-        if attributes.directory {
-            return Err(Error::new(ErrorKind::NotAFile, Op::Upload)
-                .with_id(id)
-                .with_message("it stands for a directory: --preserve directories makes one of it"));
-        }
-        if attributes.link.is_some() && self.what.symlinks {
-            let put = || self.upload_link(id, attributes.clone(), &options);
-            let receipt = self.opened_up(id, put).await?;
-            self.settle(id, Op::Upload).await?;
-            return Ok(receipt);
-        }
-        if attributes.link.is_some() {
-            return Err(Error::new(ErrorKind::NotAFile, Op::Upload)
-                .with_id(id)
-                .with_message("it stands for a symbolic link: --preserve symlinks makes one of it"));
-        }
-        let put = || self.inner.upload(id, body.clone(), options.clone());
-        let mut receipt = self.opened_up(id, put).await?;
-        let what = self.what;
-        let applied = self.at(id, Op::Upload, move |root, path| apply(root, path, &attributes, what)).await;
-        applied.map_err(|error| {
-            error
-                .with_effect(Effect::Applied)
-                .with_message("its bytes are there, its attributes cannot be set")
-        })?;
         self.settle(id, Op::Upload).await?;
-        let stored = self.inner.metadata(id).await?;
-        receipt.metadata.version = stored.version;
-        receipt.metadata.modified = stored.modified;
         Ok(receipt)
     }
 
@@ -587,22 +429,31 @@ impl FileStorage for PreservingDirectory {
     }
 
     async fn delete(&self, id: &FileId, when: Precondition) -> Result<bool> {
-        if !self.what.directories {
-            return self.inner.delete(id, when).await;
+        let op = Op::Delete;
+        let link = self.link(id, op).await?;
+        let directory = tree::directory_of(id).filter(|_| self.what.directories).map(str::to_owned);
+        if let Some(link) = &link {
+            check(id, link, &when).map_err(|error| error.with_op(op))?;
         }
-        let what = self.what;
-        let _one_at_a_time = self.opening.write().await;
-        if let Some(path) = tree::directory_of(id).map(str::to_owned) {
-            return self.at(id, Op::Delete, move |root, _| tree::forget(root, &path)).await;
-        }
-        let above = id.clone();
-        let kept = self.at(id, Op::Delete, move |root, _| Ok(tree::remembered(root, &above))).await?;
-        let deleted = self.inner.delete(id, when).await?;
-        let work = move |root: &OwnedFd, _: &Path| {
-            tree::restore(root, &kept, what);
-            Ok(())
+        let version = link.and_then(|link| link.version);
+        let change = async || match (&directory, &version) {
+            (Some(path), _) => {
+                let path = path.clone();
+                self.at(id, op, move |root, _| tree::forget(root, &path)).await
+            }
+            (None, Some(version)) => {
+                let (version, gone) = (version.clone(), id.clone());
+                let work = move |root: &Arc<OwnedFd>, path: &Path| {
+                    Ok::<_, Refused>(remove_link(root, path, &version)? && tree::prune(root, &gone).is_ok())
+                };
+                self.at(id, op, work).await
+            }
+            (None, None) => self.inner.delete(id, when.clone()).await,
         };
-        self.at(id, Op::Delete, work).await?;
+        let deleted = self.opened_up(id, op, change).await?;
+        if directory.is_none() {
+            self.settle(id, op).await?;
+        }
         Ok(deleted)
     }
 
@@ -622,7 +473,18 @@ impl FileStorage for PreservingDirectory {
             directory.id = to.clone();
             return Ok(Receipt::new(directory, Some(Digest::of(b"")), Verified::No));
         }
-        self.inner.copy(from, to, options).await
+        if let Some(link) = self.link(from, Op::Copy).await? {
+            let text = link.tags.get(TAG).map(String::as_str).unwrap_or_default();
+            let link = attributes_in(text).map_err(|error| error.with_op(Op::Copy).with_id(from))?;
+            return self.opened_up(to, Op::Copy, || self.upload_link(to, link.clone(), &options)).await;
+        }
+        // The attributes travel as they do between storages.
+        let stored = self.metadata(from).await?;
+        let mut tags = if options.tags.is_empty() { stored.tags.clone() } else { options.tags.clone() };
+        tags.extend(stored.tags.get_key_value(TAG).map(|(key, text)| (key.clone(), text.clone())));
+        let mut options = options;
+        options.tags = tags;
+        self.opened_up(to, Op::Copy, || self.inner.copy(from, to, options.clone())).await
     }
 
     async fn presigned_url(&self, id: &FileId, request: PresignRequest) -> Result<PresignedUrl> {
@@ -634,6 +496,54 @@ impl FileStorage for PreservingDirectory {
     }
 
     fn resumable(&self) -> Option<&dyn ResumableUpload> {
-        None
+        self.inner.resumable().map(|_| self as &dyn ResumableUpload)
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl ResumableUpload for PreservingDirectory {
+    fn limits(&self) -> PartLimits {
+        self.inner.resumable().map_or(PartLimits::S3, ResumableUpload::limits)
+    }
+
+    async fn begin(&self, id: &FileId, part_size: u64, options: UploadOptions) -> Result<UploadTicket> {
+        self.special(id, &options, Op::BeginUpload)?;
+        self.parts_of(Op::BeginUpload)?.begin(id, part_size, options).await
+    }
+
+    async fn put_part(
+        &self,
+        ticket: &UploadTicket,
+        number: PartNumber,
+        bytes: Bytes,
+        digest: Digest,
+    ) -> Result<PartReceipt> {
+        self.parts_of(Op::PutPart)?.put_part(ticket, number, bytes, digest).await
+    }
+
+    async fn parts(&self, ticket: &UploadTicket) -> Result<Vec<PartReceipt>> {
+        self.parts_of(Op::ListParts)?.parts(ticket).await
+    }
+
+    async fn finish(
+        &self,
+        ticket: &UploadTicket,
+        parts: &[PartReceipt],
+        finish: FinishOptions,
+    ) -> Result<Receipt> {
+        let uploads = self.parts_of(Op::FinishUpload)?;
+        let put = || uploads.finish(ticket, parts, finish.clone());
+        let receipt = self.in_place_of_a_link(&ticket.id, put).await?;
+        self.settle(&ticket.id, Op::FinishUpload).await?;
+        Ok(receipt)
+    }
+
+    async fn abandon(&self, ticket: &UploadTicket) -> Result<()> {
+        self.parts_of(Op::AbandonUpload)?.abandon(ticket).await
+    }
+
+    async fn stale(&self, older_than: Duration) -> Result<Vec<UploadTicket>> {
+        self.parts_of(Op::ListUploads)?.stale(older_than).await
     }
 }

@@ -10,14 +10,14 @@
 //! directory is what it was.
 
 use std::cmp::Ordering;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt as _};
-use rustix::fs::{Dir, FileType, Mode, OFlags, XattrFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use storage_core::checksum::Digest;
 use storage_core::error::{Error, ErrorKind, Op, Result};
@@ -25,10 +25,14 @@ use storage_core::id::{FileId, Prefix};
 use storage_core::metadata::{FileMetadata, Version};
 use tokio::sync::mpsc;
 
-use super::directory::{BENEATH, apply_to, as_file, kind_of, read_open, times};
+use super::directory::as_file;
+use super::posix::{
+    BENEATH, Refused, kind_of, names_of_xattrs, read_open, set_on_directory, set_times, set_xattr,
+};
 use super::{Attributes, MARKER, Preserve};
 
-/// Where a directory that was written keeps what it is to be.
+/// Where a directory that was written keeps what it is to be: mode and modification time, which files that come and go
+/// change.
 const KEPT: &str = "user.storage.directory";
 
 /// The owner's right to put files into a directory.
@@ -70,15 +74,18 @@ pub(super) fn write(
     path: &str,
     attributes: &Attributes,
     what: Preserve,
-) -> Result<Version, Errno> {
+) -> Result<Version, Refused> {
+    let mode = attributes.mode.filter(|_| what.mode);
+    let mtime = attributes.mtime.filter(|_| what.mtime);
+    let due = Attributes { directory: true, mode, mtime, ..Attributes::default() }.to_text();
     let directory = loop {
         let directory = create(root, path)?;
-        match rustix::fs::fsetxattr(&directory, KEPT, attributes.to_text().as_bytes(), XattrFlags::empty()) {
+        match set_xattr(directory.as_fd(), KEPT.as_bytes(), due.as_bytes()) {
             // Where there are none, the time is set once, and files that come later change it.
-            Ok(()) | Err(Errno::OPNOTSUPP) => {}
-            Err(errno) => return Err(errno),
+            Ok(()) | Err(Refused::Errno(Errno::OPNOTSUPP)) => {}
+            Err(refused) => return Err(refused),
         }
-        apply_to(&directory, attributes, what)?;
+        set_on_directory(&directory, attributes, what)?;
         // As long as it was empty and told to be nothing, a file that could not be put there took it away again.
         let found = open(root, path).and_then(|found| rustix::fs::fstat(&found));
         let written = rustix::fs::fstat(&directory)?;
@@ -88,8 +95,7 @@ pub(super) fn write(
     };
     // Others may be putting files into it: for a moment it has another time, and perhaps another mode.
     let now = read_open(&directory, what)?;
-    let mode = attributes.mode.filter(|_| what.mode).or(now.mode);
-    let mtime = attributes.mtime.filter(|_| what.mtime).or(now.mtime);
+    let (mode, mtime) = (mode.or(now.mode), mtime.or(now.mtime));
     Ok(versioned(Attributes { directory: true, mode, mtime, ..now }).1)
 }
 
@@ -137,8 +143,7 @@ fn again(root: &OwnedFd, path: &str) {
         let directory = open(root, path).ok()?;
         let mut due = kept(&directory)?;
         loop {
-            let times = times(&due, Preserve { mtime: true, ..Preserve::default() })?;
-            rustix::fs::futimens(&directory, &times).ok()?;
+            set_times(directory.as_fd(), &due, Preserve { mtime: true, ..Preserve::default() }).ok()?;
             // It may have been told to be something else in between, and been so already.
             let now = kept(&directory)?;
             if now == due {
@@ -149,27 +154,6 @@ fn again(root: &OwnedFd, path: &str) {
     };
     if set().is_none() {
         tracing::trace!(path, "the directory keeps the time of its last change");
-    }
-}
-
-/// What the directories above a file are to be, the outermost first: read before the file is taken away, which may take
-/// directories as well.
-pub(super) fn remembered(root: &OwnedFd, id: &FileId) -> Vec<(String, Attributes)> {
-    let kept = above(id).filter_map(|path| Some((path.to_owned(), kept(&open(root, path).ok()?)?)));
-    kept.collect()
-}
-
-/// Makes directories again that were taken away because they were empty.
-pub(super) fn restore(root: &OwnedFd, remembered: &[(String, Attributes)], what: Preserve) {
-    for (path, attributes) in remembered {
-        if open(root, path).err() == Some(Errno::NOENT)
-            && let Err(error) = write(root, path, attributes, what)
-        {
-            tracing::warn!(path, %error, "the directory was removed with its last file");
-        }
-    }
-    for (path, _) in remembered.iter().rev() {
-        again(root, path);
     }
 }
 
@@ -185,49 +169,98 @@ pub(super) fn forget(root: &OwnedFd, path: &str) -> Result<bool, Errno> {
         Err(errno) => return Err(errno),
     }
     drop(directory);
-    let mut path = path;
     // Those above may wait for their last entry to go.
+    remove_empty(root, path)?;
+    Ok(true)
+}
+
+/// Removes the directories above an entry that is gone, as far as they are empty and were not told to be anything.
+pub(super) fn prune(root: &OwnedFd, id: &FileId) -> Result<(), Errno> {
+    let Some(path) = id.parent() else { return Ok(()) };
+    match open(root, path) {
+        Ok(directory) if is_only_a_path(&directory) => remove_empty(root, path),
+        _ => Ok(()),
+    }
+}
+
+/// Tells whether nobody told a directory to be anything, so that it goes with its last entry.
+fn is_only_a_path(directory: &OwnedFd) -> bool {
+    kept(directory).is_none() && names_of_xattrs(directory).is_ok_and(|names| names.is_empty())
+}
+
+fn remove_empty(root: &OwnedFd, mut path: &str) -> Result<(), Errno> {
     while !path.is_empty() {
         let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
         let parent = open(root, above)?;
-        match rustix::fs::unlinkat(&parent, name, rustix::fs::AtFlags::REMOVEDIR) {
+        match rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(Errno::NOTEMPTY | Errno::EXIST) => break,
             Err(errno) => return Err(errno),
         }
-        if kept(&parent).is_some() {
+        if !is_only_a_path(&parent) {
             again(root, above);
             break;
         }
         path = above;
     }
-    Ok(true)
+    Ok(())
 }
 
-/// Gives the owner the right to put files into directories above `id` that were told not to have it; returns which, to be
-/// [closed](close) again.
-pub(super) fn open_up(root: &OwnedFd, id: &FileId) -> Vec<(String, u32)> {
-    let mut opened = Vec::new();
+/// Directories that are open to their owner although they were told not to be; closed again when dropped, as whoever
+/// opened them may be stopped in the middle.
+#[derive(Debug)]
+pub(super) struct Opened {
+    root: Arc<OwnedFd>,
+    paths: Vec<String>,
+}
+
+/// Gives the owner the right to put files into directories above `id` that were told not to have it.
+pub(super) fn open_up(root: &Arc<OwnedFd>, id: &FileId) -> Opened {
+    let mut opened = Opened { root: Arc::clone(root), paths: Vec::new() };
     for path in above(id) {
         let Ok(directory) = open(root, path) else { break };
         let Some(mode) = kept(&directory).and_then(|kept| kept.mode) else { continue };
         let wider = Mode::from_raw_mode(mode | OPEN_TO_OWNER);
         if mode & OPEN_TO_OWNER != OPEN_TO_OWNER && rustix::fs::fchmod(&directory, wider).is_ok() {
-            opened.push((path.to_owned(), mode));
+            opened.paths.push(path.to_owned());
         }
     }
     opened
 }
 
-/// Takes the right back that [`open_up`] gave.
-pub(super) fn close(root: &OwnedFd, opened: &[(String, u32)]) {
-    for (path, mode) in opened.iter().rev() {
+impl Drop for Opened {
+    fn drop(&mut self) {
+        close(&self.root, &self.paths);
+    }
+}
+
+/// Gives directories the mode that they were told to have.
+pub(super) fn close(root: &OwnedFd, paths: &[String]) {
+    for path in paths.iter().rev() {
         let closed =
-            open(root, path).and_then(|directory| rustix::fs::fchmod(&directory, Mode::from_raw_mode(*mode)));
-        if let Err(error) = closed {
-            tracing::warn!(path, %error, "the directory can be written to by its owner, which it could not");
+            open(root, path).and_then(|directory| match kept(&directory).and_then(|kept| kept.mode) {
+                Some(mode) => rustix::fs::fchmod(&directory, Mode::from_raw_mode(mode)),
+                None => Ok(()),
+            });
+        match closed {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => {
+                tracing::warn!(path, %error, "the directory stays open to its owner, which it was not")
+            }
         }
     }
+}
+
+/// Finds directories above an entry that are as [`open_up`] leaves them: by a process that was killed, or one that is at
+/// work on them.
+pub(super) fn left_open(root: &OwnedFd, id: &FileId) -> Vec<String> {
+    let is_open = |path: &&str| -> Option<bool> {
+        let directory = open(root, path).ok()?;
+        let told = kept(&directory)?.mode?;
+        let now = rustix::fs::fstat(&directory).ok()?.st_mode & 0o7777;
+        Some(now != told && now == told | OPEN_TO_OWNER)
+    };
+    above(id).filter(|path| is_open(path).unwrap_or(false)).map(str::to_owned).collect()
 }
 
 /// Yields the directories beneath `prefix` and behind `after`, as the objects that they are, in the order of ids. What
@@ -335,7 +368,7 @@ fn subdirectories(directory: &OwnedFd) -> Result<Vec<String>, Errno> {
         }
         let kind = match entry.file_type() {
             FileType::Unknown => {
-                let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+                let flags = AtFlags::SYMLINK_NOFOLLOW;
                 match rustix::fs::statat(directory, Path::new(std::ffi::OsStr::from_bytes(name)), flags) {
                     Ok(stat) => FileType::from_raw_mode(stat.st_mode),
                     Err(_) => continue,

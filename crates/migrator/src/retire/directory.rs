@@ -31,8 +31,7 @@ use storage_core::metadata::Version;
 use tokio::sync::mpsc;
 
 use super::{Attic, Expired};
-use crate::preserve::MARKER;
-use crate::preserve::directory::link_version;
+use crate::preserve::{MARKER, link_version};
 use crate::quarantine::{Drawer, expiry_of_drawer};
 
 /// The storage's own directory, which no listing shows, and the quarantine in it.

@@ -21,7 +21,7 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use tokio::time::Instant;
 
-use self::pace::Pace;
+use self::pace::{Pace, Turn};
 use self::policy::{Budget, RetryConfig, delay};
 use self::resume::{Relisting, Resuming};
 use super::metered::names;
@@ -94,11 +94,18 @@ impl Attempts {
 
     /// Waits until the storage may be asked.
     async fn begin(&mut self) {
-        let now = self.shared.start.elapsed();
-        let wait = self.shared.pace(|pace| pace.begin(now));
-        self.begun = now + wait;
-        if !wait.is_zero() {
-            tokio::time::sleep(wait).await;
+        loop {
+            let now = self.shared.start.elapsed();
+            match self.shared.pace(|pace| pace.begin(now)) {
+                Turn::In(wait) => {
+                    self.begun = now + wait;
+                    if !wait.is_zero() {
+                        tokio::time::sleep(wait).await;
+                    }
+                    return;
+                }
+                Turn::AskAgain(wait) => tokio::time::sleep(wait).await,
+            }
         }
     }
 

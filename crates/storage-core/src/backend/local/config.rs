@@ -1,10 +1,12 @@
 //! How a [`LocalStorage`](super::LocalStorage) is opened.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::preparation::{Preparation, Preparer};
 use crate::error::Result;
 use crate::presign::{PresignConfig, UrlSigner};
 use crate::storage::Access;
@@ -53,6 +55,8 @@ pub struct LocalConfig {
     pub presign: Option<PresignConfig>,
     #[serde(skip)]
     signer: Option<UrlSigner>,
+    #[serde(skip)]
+    pub(super) preparer: Option<Preparer>,
 }
 
 fn default_name() -> String {
@@ -75,6 +79,7 @@ impl LocalConfig {
             temp_age: default_temp_age(),
             presign: None,
             signer: None,
+            preparer: None,
         }
     }
 
@@ -124,6 +129,13 @@ impl LocalConfig {
     #[must_use]
     pub fn with_signer(mut self, signer: UrlSigner) -> Self {
         self.signer = Some(signer);
+        self
+    }
+
+    /// Has every file prepared before it appears under its name.
+    #[must_use]
+    pub fn with_preparation(mut self, preparation: Arc<dyn Preparation>) -> Self {
+        self.preparer = Some(Preparer(preparation));
         self
     }
 

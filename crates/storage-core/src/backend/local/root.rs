@@ -19,10 +19,12 @@ use rustix::io::Errno;
 use super::config::{Durability, LocalConfig};
 use super::error::failed;
 use super::in_place::Seen;
+use super::preparation::{Permissions, Preparer};
 use super::syncer::Syncer;
 use crate::body::Identity;
 use crate::error::{Error, ErrorKind, Op, Result};
 use crate::id::FileId;
+use crate::metadata::Tags;
 use crate::storage::Access;
 
 /// The one segment that no id begins with: what the storage keeps for itself.
@@ -66,6 +68,7 @@ pub(super) struct Root {
     /// Directories that were made and not yet synced, with a mark that tells one making from the next. Whoever
     /// puts a file beneath one must sync it too: its maker may not have come to it yet.
     unsynced: Mutex<HashMap<String, u64>>,
+    preparer: Option<Preparer>,
 }
 
 impl Root {
@@ -107,7 +110,13 @@ impl Root {
             private,
             sidecars,
             unsynced: Mutex::default(),
+            preparer: config.preparer.clone(),
         })
+    }
+
+    /// Has a file prepared that is about to be published.
+    pub(super) fn prepare(&self, file: &File, tags: &mut Tags) -> Result<Permissions> {
+        self.preparer.as_ref().map_or(Ok(Permissions::default()), |preparer| preparer.0.prepare(file, tags))
     }
 
     /// Returns the storage's own directories, or the refusal to write.

@@ -17,7 +17,7 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, RenameFlags, Stat, fchmod, fstat, linkat, openat, statat, unlinkat,
+    AtFlags, FileType, Mode, OFlags, RenameFlags, Stat, fstat, linkat, openat, statat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -98,8 +98,11 @@ impl Staged {
         attributes.digest = Some(digest);
         // Sooner than the bytes are synced, which is the dear part; what counts is the check in `place`.
         check_early(&root, &id, &when, op)?;
+        // Before the attributes are bound to the modification time.
+        let permissions =
+            root.prepare(&temp.file, &mut attributes.tags).map_err(|error| error.with_op(op))?;
         let sidecar = xattr::store(&mut attributes, &root, &id, &temp.file, op)?;
-        fchmod(&temp.file, root.private(op)?.file_mode(op)?).map_err(|errno| failed(op, errno))?;
+        permissions.set(&temp.file, root.private(op)?.file_mode(op)?, op)?;
         root.sync(&temp.file).map_err(|error| failed(op, error))?;
         let placed = place(&root, &id, &mut temp, &when, sidecar, &permit, op).inspect_err(|error| {
             if error.effect() == Effect::None {

@@ -17,6 +17,10 @@ const LEAST: f64 = 8.0;
 /// How steep the curve is, per second to the power of three: with 0.4, as CUBIC has it, 400 per second within 10 s.
 const STEEPNESS: f64 = 0.4;
 
+/// How far ahead the beginning of an attempt is settled. Whoever would wait longer asks again: the storage may be well by
+/// then, and a caller who gave up meanwhile has taken nobody's turn.
+const AHEAD: Duration = Duration::from_secs(1);
+
 /// Over how long the rate is measured.
 const WINDOW: Duration = Duration::from_secs(1);
 
@@ -50,24 +54,40 @@ impl Held {
     }
 }
 
+/// When an attempt may begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// After so long; this was taken note of.
+    In(Duration),
+    /// Not settled yet: to be asked again after so long.
+    AskAgain(Duration),
+}
+
 impl Pace {
-    /// Takes note of an attempt that is to begin, `now` after a fixed moment, and returns how long it must wait.
-    pub(super) fn begin(&mut self, now: Duration) -> Duration {
+    /// Takes note of an attempt that is to begin, `now` after a fixed moment, where its turn is near.
+    pub(super) fn begin(&mut self, now: Duration) -> Turn {
         let passed = now.saturating_sub(self.window);
         if passed >= WINDOW {
             self.begun_before = if passed < WINDOW * 2 { self.begun } else { 0.0 };
             (self.begun, self.window) = (0.0, now);
         }
+        let wait = match &mut self.held {
+            None => Duration::ZERO,
+            Some(held) if held.rate(now) >= held.first * 2.0 => {
+                self.held = None;
+                Duration::ZERO
+            }
+            Some(held) => {
+                let due = held.next.max(now);
+                if due - now > AHEAD {
+                    return Turn::AskAgain(AHEAD);
+                }
+                held.next = due + Duration::from_secs_f64(1.0 / held.rate(now));
+                due - now
+            }
+        };
         self.begun += 1.0;
-        let Some(held) = &mut self.held else { return Duration::ZERO };
-        let rate = held.rate(now);
-        if rate >= held.first * 2.0 {
-            self.held = None;
-            return Duration::ZERO;
-        }
-        let due = held.next.max(now);
-        held.next = due + Duration::from_secs_f64(1.0 / rate);
-        due - now
+        Turn::In(wait)
     }
 
     /// Lowers the rate, as an attempt that began at `begun` was asked to slow down; those that began before the rate
@@ -97,7 +117,13 @@ mod tests {
     fn attempts(pace: &mut Pace, from: f64, until: f64, mut refuses: impl FnMut(u32) -> bool) -> u32 {
         let (mut now, mut count) = (seconds(from), 0);
         while now < seconds(until) {
-            now += pace.begin(now);
+            match pace.begin(now) {
+                Turn::In(wait) => now += wait,
+                Turn::AskAgain(wait) => {
+                    now += wait;
+                    continue;
+                }
+            }
             count += 1;
             if refuses(count) {
                 pace.throttled(now + seconds(0.001), now);
@@ -131,6 +157,18 @@ mod tests {
         attempts(&mut pace, 0.0, 2.0, |_| false);
         let count = attempts(&mut pace, 2.0, 62.0, |count| count % 1000 == 0);
         assert!(count > 4000, "{count} of 6,000");
+    }
+
+    /// A service that asked for 500 a second while the storage gave 8: nobody's turn is minutes away, and those who gave up
+    /// waiting are not waited for.
+    #[test]
+    fn nobody_waits_for_those_who_gave_up() {
+        let mut pace = Pace::default();
+        pace.begin(seconds(1.0));
+        pace.throttled(seconds(1.1), seconds(1.0));
+        let turns = (0..15_000).filter(|_| matches!(pace.begin(seconds(1.2)), Turn::In(_))).count();
+        assert!((1..=10).contains(&turns), "{turns}");
+        assert!(matches!(pace.begin(seconds(2.4)), Turn::In(wait) if wait <= AHEAD));
     }
 
     #[test]

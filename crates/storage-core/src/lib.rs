@@ -70,6 +70,8 @@ pub mod id;
 pub mod layer;
 pub mod metadata;
 #[cfg(feature = "local")]
+pub mod preparation;
+#[cfg(feature = "local")]
 pub mod presign;
 pub mod stack;
 pub mod storage;

@@ -26,9 +26,10 @@ const STORAGE_CORE: &[Row] = &[
     // Words and examples.
     ("guide", &[]),
     ("disposition", &[]),
+    ("preparation", &["error", "metadata"]),
     ("presign", &["error", "id", "storage"]),
     ("backend", &[]),
-    ("backend::local", &["presign", "body", "checksum", "error", "id", "metadata", "storage"]),
+    ("backend::local", &["preparation", "presign", "body", "checksum", "error", "id", "metadata", "storage"]),
     ("backend::memory", WAIST),
     ("backend::object_store", WAIST),
     ("backend::s3", &["disposition", "body", "checksum", "error", "id", "metadata", "storage"]),

@@ -4,9 +4,9 @@ use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
-use storage_core::backend::local::{Permissions, Preparation};
 use storage_core::error::{Error, ErrorKind, Op, Result};
 use storage_core::metadata::Tags;
+use storage_core::preparation::{Permissions, Preparation};
 
 use super::posix::{Refused, mode_of_file, set_times, set_xattrs};
 use super::{Attributes, Preserve, TAG};

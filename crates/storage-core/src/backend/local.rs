@@ -31,7 +31,6 @@ use futures::{TryStream, TryStreamExt, future};
 use self::attributes::Attributes;
 pub use self::config::{Durability, LocalConfig};
 pub use self::janitor::Swept;
-pub use self::preparation::{Permissions, Preparation};
 use self::root::Root;
 use self::staged::{Intent, Publication, Staged, blocking};
 use crate::body::{Body, READ_CHUNK, read_file};

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::preparation::{Preparation, Preparer};
+use super::preparation::Preparer;
 use crate::error::Result;
+use crate::preparation::Preparation;
 use crate::presign::{PresignConfig, UrlSigner};
 use crate::storage::Access;
 

@@ -1,4 +1,4 @@
-//! What else a caller wants of a file, set while nobody sees it yet.
+//! Has files prepared that are about to be published.
 
 use std::fmt;
 use std::fs::File;
@@ -8,28 +8,7 @@ use rustix::fs::{Gid, Mode, Uid, fchmod, fchown};
 
 use super::error::failed;
 use crate::error::{Op, Result};
-use crate::metadata::Tags;
-
-/// Is handed every file that has all its bytes, before it appears under its name: by an upload, an upload in parts, or a
-/// copy. So nobody ever sees the file without what is set here, a failure publishes nothing, and what is set later by
-/// name could be set on a file that somebody put there in between.
-pub trait Preparation: Send + Sync {
-    /// Sets extended attributes and times, and takes out of the tags what is not to be kept as one. It may be called
-    /// again for a file whose publication failed.
-    ///
-    /// # Errors
-    /// The file is not published.
-    fn prepare(&self, file: &File, tags: &mut Tags) -> Result<Permissions>;
-}
-
-/// Who may do what with a file. It is set last, as it may take the right away to set anything else.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Permissions {
-    /// User and group; nothing leaves those of the process.
-    pub owner: Option<(u32, u32)>,
-    /// Permission bits and the three above them; nothing is what the umask leaves of 0666.
-    pub mode: Option<u32>,
-}
+use crate::preparation::{Permissions, Preparation};
 
 /// A [`Preparation`] in a configuration; equal to itself and its clones only.
 #[derive(Clone)]
@@ -49,20 +28,19 @@ impl PartialEq for Preparer {
 
 impl Eq for Preparer {}
 
-impl Permissions {
-    /// Sets them, the owner first: a change of owner takes set-user-id away.
-    pub(super) fn set(self, file: &File, default_mode: Mode, op: Op) -> Result<()> {
-        if let Some((user, group)) = self.owner {
-            let stat = rustix::fs::fstat(file).map_err(|errno| failed(op, errno))?;
-            // Who may not change owners may still keep them.
-            if (stat.st_uid, stat.st_gid) != (user, group) {
-                let changed = fchown(file, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)));
-                changed.map_err(|errno| {
-                    failed(op, errno).with_message(format!("the owner cannot be made {user}:{group}"))
-                })?;
-            }
+/// Sets owner and mode, the owner first: a change of owner takes set-user-id away.
+pub(super) fn set(permissions: Permissions, file: &File, default_mode: Mode, op: Op) -> Result<()> {
+    let Permissions { owner, mode } = permissions;
+    if let Some((user, group)) = owner {
+        let stat = rustix::fs::fstat(file).map_err(|errno| failed(op, errno))?;
+        // Who may not change owners may still keep them.
+        if (stat.st_uid, stat.st_gid) != (user, group) {
+            let changed = fchown(file, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)));
+            changed.map_err(|errno| {
+                failed(op, errno).with_message(format!("the owner cannot be made {user}:{group}"))
+            })?;
         }
-        let mode = self.mode.map_or(default_mode, Mode::from_raw_mode);
-        fchmod(file, mode).map_err(|errno| failed(op, errno))
     }
+    let mode = mode.map_or(default_mode, Mode::from_raw_mode);
+    fchmod(file, mode).map_err(|errno| failed(op, errno))
 }

@@ -19,12 +19,13 @@ use rustix::io::Errno;
 use super::config::{Durability, LocalConfig};
 use super::error::failed;
 use super::in_place::Seen;
-use super::preparation::{Permissions, Preparer};
+use super::preparation::Preparer;
 use super::syncer::Syncer;
 use crate::body::Identity;
 use crate::error::{Error, ErrorKind, Op, Result};
 use crate::id::FileId;
 use crate::metadata::Tags;
+use crate::preparation::Permissions;
 use crate::storage::Access;
 
 /// The one segment that no id begins with: what the storage keeps for itself.

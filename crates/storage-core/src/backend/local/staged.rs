@@ -25,7 +25,7 @@ use super::attributes::{Attributes, metadata};
 use super::error::failed;
 use super::root::{PRUNE_RACES, Root, foreign_name, identity, lock, not_a_file, pruned_again};
 use super::sidecar::Sidecar;
-use super::{owner, xattr};
+use super::{owner, preparation, xattr};
 use crate::checksum::{Digest, Hasher, Mismatch};
 use crate::error::{Effect, Error, ErrorKind, Op, Result};
 use crate::id::FileId;
@@ -102,7 +102,7 @@ impl Staged {
         let permissions =
             root.prepare(&temp.file, &mut attributes.tags).map_err(|error| error.with_op(op))?;
         let sidecar = xattr::store(&mut attributes, &root, &id, &temp.file, op)?;
-        permissions.set(&temp.file, root.private(op)?.file_mode(op)?, op)?;
+        preparation::set(permissions, &temp.file, root.private(op)?.file_mode(op)?, op)?;
         root.sync(&temp.file).map_err(|error| failed(op, error))?;
         let placed = place(&root, &id, &mut temp, &when, sidecar, &permit, op).inspect_err(|error| {
             if error.effect() == Effect::None {

@@ -64,6 +64,9 @@ pub struct FileMetadata {
     pub created: Option<SystemTime>,
     /// When the storage last stored it; S3 servers keep it to the second or millisecond.
     pub modified: Option<SystemTime>,
+    /// When the storage last stored it, by a clock of its own that no writer can set, as some can `modified`. Nothing
+    /// where the storage cannot vouch for that. To be compared with another of the same storage, and no other clock.
+    pub stored: Option<SystemTime>,
     /// As given at upload.
     pub tags: Tags,
     /// SHA-256 of the content, where it was known when the file was stored.
@@ -84,6 +87,7 @@ impl FileMetadata {
             content_type: None,
             created: None,
             modified: None,
+            stored: None,
             tags: Tags::new(),
             digest: None,
             composite: None,

@@ -18,6 +18,8 @@ use crate::layer::cache::{CacheConfig, CachedStorage};
 use crate::layer::fallback::FallbackStorage;
 #[cfg(feature = "fallback")]
 use crate::layer::fallback::config::FallbackConfig;
+#[cfg(feature = "fallback")]
+use crate::layer::fallback::event::FallbackEvent;
 use crate::layer::limit::{Bound, LimitConfig, LimitStorage};
 use crate::layer::metered::MeteredStorage;
 use crate::layer::retry::RetryStorage;
@@ -208,6 +210,20 @@ pub async fn build_pair(
     config: PairConfig,
     layers: &LayersConfig,
 ) -> Result<(Arc<dyn FileStorage>, FallbackStorage)> {
+    build_pair_observed(config, layers, |_| ()).await
+}
+
+/// As [`build_pair`], and tells `observer` what happens: outages, degraded writes, heals, conflicts. It is called where
+/// things happen, and must not block.
+///
+/// # Errors
+/// As [`build_pair`].
+#[cfg(feature = "fallback")]
+pub async fn build_pair_observed(
+    config: PairConfig,
+    layers: &LayersConfig,
+    observer: impl Fn(&FallbackEvent) + Send + Sync + 'static,
+) -> Result<(Arc<dyn FileStorage>, FallbackStorage)> {
     let around = LayersConfig {
         off: layers.off.clone(),
         #[cfg(feature = "cache")]
@@ -232,7 +248,7 @@ pub async fn build_pair(
     };
     let primary = side(*config.primary, first).await?;
     let secondary = side(*config.secondary, second).await?;
-    let fallback = FallbackStorage::open(primary, secondary, config.settings).await?;
+    let fallback = FallbackStorage::open_observed(primary, secondary, config.settings, observer).await?;
     let of_sides = [Layer::Retry, Layer::Limit, Layer::Timeout];
     let around = LayersConfig { off: [&layers.off[..], &of_sides].concat(), ..around };
     Ok((layered(Arc::new(fallback.clone()), &around)?, fallback))

@@ -173,6 +173,7 @@ impl MemoryStorage {
         state.versions += 1;
         metadata.version = Some(Version::new(state.versions.to_string()));
         metadata.modified = Some(SystemTime::now());
+        metadata.stored = metadata.modified;
         let receipt = Receipt::new(metadata.clone(), metadata.digest, Verified::Backend);
         state.files.insert(metadata.id.clone(), Stored { bytes, metadata });
         Ok(receipt)

@@ -35,7 +35,6 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 
 use self::config::{FallbackConfig, OnOutage, Role};
-use self::entry::Base;
 use self::event::{Conflict, Events, FallbackEvent, HealReport, Keep};
 use self::journal::{Binding, Change, Journal};
 use self::seen::Seen;
@@ -162,13 +161,14 @@ impl FallbackStorage {
             can: (primary.capabilities(), secondary.capabilities()),
         };
         let path = config.journal.clone();
-        let journal = tokio::task::spawn_blocking(move || Journal::open(&path, &binding))
+        let (journal, clock) = tokio::task::spawn_blocking(move || Journal::open(&path, &binding))
             .await
             .map_err(|error| Error::new(ErrorKind::Other, Op::Open).with_source(error))?
             .map_err(|error| error.with_storage(&config.name))?;
         let side =
             |storage| Side::new(storage, config.deadline, config.breaker, events.clone()).map(Arc::new);
         let (primary, secondary) = (side(primary)?, side(secondary)?);
+        let seen = Seen::new(clock, config.clock_margin);
         let inner = Inner {
             config,
             primary,
@@ -176,7 +176,7 @@ impl FallbackStorage {
             capabilities,
             journal,
             turns: Turns::default(),
-            seen: Seen::default(),
+            seen,
             events,
             healing: tokio::sync::Mutex::new(()),
         };
@@ -355,13 +355,6 @@ impl Inner {
             Precondition::Absent if !can.conditional_create => Precondition::None,
             Precondition::Version(_) if !can.conditional_replace => Precondition::None,
             when => when,
-        }
-    }
-
-    /// Remembers what the primary holds now.
-    fn note(&self, id: &FileId, metadata: &FileMetadata) {
-        if let Some(version) = &metadata.version {
-            self.seen.restore(id, &Base::Version(version.clone()));
         }
     }
 

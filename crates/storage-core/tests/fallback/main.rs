@@ -9,9 +9,11 @@ mod degraded;
 mod healing;
 mod journal;
 mod model;
+mod plain;
 mod power;
 mod races;
 mod servers;
+mod strangers;
 mod traps;
 
 use std::sync::Arc;

@@ -1,13 +1,18 @@
 //! Random operations, outages, lost answers, dropped calls, restarts and heals, against a map of what may be there.
 //!
-//! `FALLBACK_SEQUENCES` sets how many sequences are run (default 300), `FALLBACK_SEED` repeats a run; the seed is
-//! printed. A failure is shrunk to the steps it needs.
+//! `FALLBACK_SEQUENCES` sets how many sequences are run for each role (default 300), `FALLBACK_SEED` repeats a run; the seed is
+//! printed, and so is how often what matters came up, of which each must. A failure is shrunk to the steps it needs.
 //!
 //! The map holds, for each id, every state that may be: one after an acknowledged write; one more for each write
 //! whose answer was lost. What is read must be among them, in an outage too. After each complete heal the primary
-//! itself must be one of them, the spare must be empty and the replica equal.
+//! itself must hold one of them; when all is settled, the spare must be empty and the replica equal.
+//!
+//! A stranger writes to the primary too (beside a spare: a replica knows nothing of strangers). What it wrote after our
+//! last write is on the primary after each heal, and what we wrote meanwhile and were told is served, as a conflict.
+//! Without a stranger there is none, but of a write whose answer was lost.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -17,10 +22,11 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use storage_core::backend::memory::MemoryStorage;
 use storage_core::checksum::Digest;
 use storage_core::error::{Effect, Error, ErrorKind, Op};
-use storage_core::id::Prefix;
+use storage_core::id::{FileId, Prefix};
 use storage_core::layer::breaker::BreakerConfig;
 use storage_core::layer::fallback::FallbackStorage;
 use storage_core::layer::fallback::config::{ListPolicy, Role};
+use storage_core::layer::fallback::event::{Conflict, HealReport, Keep};
 use storage_core::metadata::{FileMetadata, Tags, Version};
 use storage_core::storage::{
     DownloadOptions, FileStorage, FileStorageExt, ListOptions, Precondition, UploadOptions,
@@ -31,6 +37,9 @@ use tempfile::TempDir;
 use crate::Rig;
 
 const IDS: [&str; 4] = ["a", "a/b", "b", "c"];
+
+/// The first value of a stranger.
+const STRANGERS: u8 = 10;
 
 #[derive(Clone, Copy, Debug)]
 enum Side {
@@ -95,6 +104,10 @@ enum Step {
     },
     Restart,
     Heal,
+    /// Somebody else writes to the primary, past this storage, whether that can reach it or not.
+    Stranger {
+        id: usize,
+    },
     /// Everything is up, and healed: the sides are looked at.
     Settle,
 }
@@ -120,6 +133,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => side().prop_map(|side| Step::Break { side }),
         2 => Just(Step::Restart),
         2 => Just(Step::Heal),
+        2 => id().prop_map(|id| Step::Stranger { id }),
         1 => Just(Step::Settle),
     ]
 }
@@ -171,11 +185,38 @@ fn seen(metadata: &FileMetadata, bytes: Bytes) -> File {
 /// What may be under an id.
 type Possible = Vec<Option<File>>;
 
+/// What is known of others' writes to an id.
+#[derive(Clone, Debug, Default)]
+struct Theirs {
+    /// The file, where nothing of ours came after it.
+    newest: Option<File>,
+    /// It met one of ours that was acknowledged: both must be there.
+    met: bool,
+    /// Whether there may be a conflict at all: a stranger wrote, or an answer of ours was lost.
+    possible: bool,
+}
+
+/// How often what this is about came up.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    degraded: u64,
+    tombstones: u64,
+    replayed: u64,
+    deleted: u64,
+    restarts: u64,
+    met: u64,
+    conflicts: u64,
+}
+
 struct World {
     role: Role,
     rig: Rig,
     storage: Option<FallbackStorage>,
     model: BTreeMap<usize, Possible>,
+    theirs: BTreeMap<usize, Theirs>,
+    /// Files that strangers wrote, no two of them alike, nor like one of ours.
+    strangers: u8,
+    counts: Counts,
     /// Whether something is out or about to fail, so that calls may.
     trouble: bool,
 }
@@ -195,9 +236,12 @@ impl World {
         let breaker = BreakerConfig::default().with_threshold(3, 0.5).with_open_for(short, short);
         let both = ListPolicy::default().with_both_sides(role == Role::Replica);
         let rig = Rig::within(role, directory).with(|config| config.with_breaker(breaker).with_list(both));
+        let rig = rig.with(|config| config.with_clock_margin(Duration::ZERO));
         let storage = Some(rig.open().await);
         let model = (0..IDS.len()).map(|id| (id, vec![None])).collect();
-        Self { role, rig, storage, model, trouble: false }
+        let theirs = (0..IDS.len()).map(|id| (id, Theirs::default())).collect();
+        let counts = Counts::default();
+        Self { role, rig, storage, model, theirs, strangers: 0, counts, trouble: false }
     }
 
     fn storage(&self) -> &FallbackStorage {
@@ -208,11 +252,19 @@ impl World {
         &self.model[&id]
     }
 
+    fn written(&mut self, id: usize) -> &mut Theirs {
+        let theirs = self.theirs.get_mut(&id).unwrap();
+        (theirs.newest, theirs.met) = (None, false);
+        theirs
+    }
+
     fn set(&mut self, id: usize, states: Possible) {
+        self.written(id);
         self.model.insert(id, states);
     }
 
     fn add(&mut self, id: usize, states: impl IntoIterator<Item = Option<File>>) {
+        self.written(id).possible = true;
         let all = self.model.get_mut(&id).unwrap();
         for state in states {
             if !all.contains(&state) {
@@ -344,7 +396,11 @@ impl World {
     async fn metadata(&self, id: usize) -> Verdict {
         let result = self.storage().metadata(&crate::id(IDS[id])).await.map(|metadata| {
             let of_these = |value| metadata.digest == Some(Digest::of(&content(value)));
-            let bytes = (0..4).find(|value| of_these(*value)).map(content).unwrap_or_default();
+            let bytes = (0..4)
+                .chain(STRANGERS..STRANGERS + self.strangers)
+                .find(|value| of_these(*value))
+                .map(content)
+                .unwrap_or_default();
             seen(&metadata, bytes)
         });
         self.read(id, result)
@@ -391,6 +447,82 @@ impl World {
         contents
     }
 
+    async fn stranger(&mut self, id: usize) {
+        if self.role == Role::Replica {
+            return;
+        }
+        // A version of the spare is that of a write which the primary has missed.
+        let awaits = self.storage().pending().files > 0
+            && self.version(id).await.is_some_and(|version| version.as_str().starts_with("secondary:"));
+        let value = STRANGERS + self.strangers;
+        self.strangers += 1;
+        self.rig.inside.0.upload(&crate::id(IDS[id]), content(value).into(), options(value)).await.unwrap();
+        let theirs = Theirs { newest: Some(file(value)), met: awaits, possible: true };
+        let met = self.theirs[&id].met;
+        self.theirs.insert(id, Theirs { met: met || awaits, ..theirs });
+        self.model.get_mut(&id).unwrap().push(Some(file(value)));
+        self.counts.met += u64::from(awaits);
+    }
+
+    /// Heals, and looks at the primary where that came to an end.
+    async fn heal(&mut self) -> Result<HealReport, TestCaseError> {
+        let report = self.storage().heal().await;
+        self.counts.replayed += report.healed;
+        self.counts.deleted += report.deleted;
+        let conflicts: Vec<_> = report.conflicts.iter().map(|conflict| conflict.id.to_string()).collect();
+        let complete = report.left == conflicts.len();
+        let primary = Self::contents(&self.rig.inside.0).await;
+        for (number, name) in IDS.iter().enumerate() {
+            let (there, theirs) = (primary.get(*name).cloned(), &self.theirs[&number]);
+            let conflict = conflicts.iter().any(|conflict| conflict == name);
+            if conflict && !theirs.possible {
+                wrong!("a conflict about {name}, and nobody else wrote: {report:?}");
+            }
+            if theirs.newest.is_some() && there != theirs.newest {
+                wrong!("{name} was a stranger's newer file {:?} and is {there:?}", theirs.newest);
+            }
+            if complete && theirs.met && !conflict {
+                wrong!("an acknowledged write of {name} met a stranger's, and nobody is told: {report:?}");
+            }
+            if complete && !conflict && !self.may(number).contains(&there) {
+                wrong!("the primary holds {there:?} under {name}, possible are {:?}", self.may(number));
+            }
+        }
+        Ok(report)
+    }
+
+    /// Ends each conflict, one way or the other.
+    async fn resolve(&mut self, conflicts: &[Conflict]) -> Verdict {
+        for conflict in conflicts {
+            self.counts.conflicts += 1;
+            let id = &conflict.id;
+            let number = IDS.iter().position(|name| *name == id.as_str()).unwrap();
+            let keep = if self.strangers.is_multiple_of(2) { Keep::Ours } else { Keep::Theirs };
+            let kept = match keep {
+                Keep::Ours => Self::contents_through(self.storage(), id).await,
+                Keep::Theirs => Self::contents_through(&self.rig.inside.0, id).await,
+            };
+            if keep == Keep::Ours && !self.may(number).contains(&kept) {
+                wrong!("{id} was {kept:?} before its conflict ended, possible were {:?}", self.may(number));
+            }
+            if let Err(error) = self.storage().resolve(id, keep).await {
+                wrong!("{id}: {keep:?}: {error}");
+            }
+            let there = Self::contents_through(&self.rig.inside.0, id).await;
+            if there != kept {
+                wrong!("{keep:?} of {id} was {kept:?}, the primary holds {there:?}");
+            }
+            self.set(number, vec![kept]);
+        }
+        Ok(())
+    }
+
+    async fn contents_through(storage: &dyn FileStorage, id: &FileId) -> Option<File> {
+        let metadata = storage.metadata(id).await.ok()?;
+        let bytes = storage.download_bytes(id).await.unwrap();
+        Some(seen(&metadata, bytes))
+    }
+
     async fn settle(&mut self) -> Verdict {
         for side in [&self.rig.primary, &self.rig.secondary] {
             side.set_outage(false);
@@ -399,13 +531,17 @@ impl World {
         self.trouble = false;
         // Longer than a breaker is open.
         tokio::time::sleep(Duration::from_millis(2)).await;
-        let mut report = self.storage().heal().await;
+        let mut report = self.heal().await?;
         for _ in 0..3 {
-            if report.is_complete() {
+            if report.left == report.conflicts.len() {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
-            report = self.storage().heal().await;
+            report = self.heal().await?;
+        }
+        self.resolve(&report.conflicts).await?;
+        if !report.conflicts.is_empty() {
+            report = self.heal().await?;
         }
         if !report.is_complete() {
             wrong!("not healed: {report:?}");
@@ -478,18 +614,20 @@ impl World {
             Step::Restart => {
                 self.storage = None;
                 self.storage = Some(self.rig.open().await);
+                self.counts.restarts += 1;
             }
             Step::Heal => {
-                let report = self.storage().heal().await;
-                if !report.conflicts.is_empty() {
-                    wrong!("a conflict, and nobody else wrote: {report:?}");
-                }
+                let report = self.heal().await?;
                 if let Some((id, error)) = report.failed.iter().find(|(_, error)| !error.is_outage()) {
                     wrong!("{id} cannot be healed: {error}");
                 }
             }
+            Step::Stranger { id } => self.stranger(id).await,
             Step::Settle => self.settle().await?,
         }
+        let pending = self.storage().pending();
+        self.counts.degraded += pending.files as u64;
+        self.counts.tombstones += pending.tombstones as u64;
         Ok(())
     }
 
@@ -501,7 +639,7 @@ impl World {
     }
 }
 
-async fn play(role: Role, steps: &[Step]) -> Verdict {
+async fn play(role: Role, steps: &[Step], counts: &Mutex<Counts>) -> Verdict {
     let mut world = World::new(role).await;
     for step in steps {
         world.act(step).await?;
@@ -510,6 +648,15 @@ async fn play(role: Role, steps: &[Step]) -> Verdict {
     for id in 0..IDS.len() {
         world.download(id).await?;
     }
+    let (mut all, one) = (counts.lock().unwrap(), world.counts);
+    all.degraded += one.degraded;
+    all.tombstones += one.tombstones;
+    all.replayed += one.replayed;
+    all.deleted += one.deleted;
+    all.restarts += one.restarts;
+    all.met += one.met;
+    all.conflicts += one.conflicts;
+    drop(all);
     world.list().await
 }
 
@@ -520,9 +667,10 @@ fn setting(name: &str) -> Option<u64> {
 }
 
 fn run(role: Role) {
-    let sequences = setting("FALLBACK_SEQUENCES").unwrap_or(300) / 2;
+    let sequences = setting("FALLBACK_SEQUENCES").unwrap_or(300);
     let seed = setting("FALLBACK_SEED").unwrap_or_else(rand::random);
-    eprintln!("FALLBACK_SEED={seed} FALLBACK_SEQUENCES={} ({role:?}: {sequences})", sequences * 2);
+    eprintln!("FALLBACK_SEED={seed} FALLBACK_SEQUENCES={sequences} ({role:?})");
+    let counts = Mutex::default();
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
     let config = Config {
@@ -533,11 +681,20 @@ fn run(role: Role) {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &key));
-    let result =
-        runner.run(&prop::collection::vec(step(), 1..60), |steps| runtime.block_on(play(role, &steps)));
+    let result = runner
+        .run(&prop::collection::vec(step(), 1..60), |steps| runtime.block_on(play(role, &steps, &counts)));
     if let Err(error) = result {
         panic!("FALLBACK_SEED={seed}: {error}");
     }
+    let counts = counts.into_inner().unwrap();
+    eprintln!("{counts:?}");
+    let Counts { degraded, tombstones, replayed, deleted, restarts, met, conflicts } = counts;
+    let mut floors = vec![degraded, tombstones, replayed, deleted, restarts];
+    if role == Role::Spare {
+        floors.extend([met, conflicts]);
+    }
+    let least = sequences / 20;
+    assert!(floors.iter().all(|count| *count >= least), "too little came up ({least} each): {counts:?}");
 }
 
 #[test]

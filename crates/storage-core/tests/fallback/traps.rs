@@ -304,3 +304,30 @@ async fn a_hung_primary_does_not_hang_everything() {
     let opened = |event: &FallbackEvent| matches!(event, FallbackEvent::Circuit { storage, state: State::Open } if storage == "main");
     assert!(events.lock().unwrap().iter().any(opened));
 }
+
+#[tokio::test]
+async fn a_breaker_that_tries_again_is_told_as_half_open() {
+    let short = Duration::from_millis(20);
+    let breaker = BreakerConfig::default().with_threshold(1, 0.1).with_open_for(short, short);
+    let rig = Rig::new(Role::Spare).with(|config| config.with_breaker(breaker));
+    let events: Arc<Mutex<Vec<State>>> = Arc::default();
+    let told = Arc::clone(&events);
+    let storage = FallbackStorage::open_observed(
+        Arc::new(rig.primary.clone()),
+        Arc::new(rig.secondary.clone()),
+        rig.config.clone(),
+        move |event| {
+            if let FallbackEvent::Circuit { state, .. } = event {
+                told.lock().unwrap().push(*state);
+            }
+        },
+    )
+    .await
+    .unwrap();
+    rig.primary.set_outage(true);
+    put(&storage, "a", "one").await;
+    tokio::time::sleep(short * 2).await;
+    rig.primary.set_outage(false);
+    heal(&storage).await;
+    assert_eq!(*events.lock().unwrap(), [State::Open, State::HalfOpen, State::Closed]);
+}

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::fs::Stat;
 use serde::{Deserialize, Serialize};
 
-use super::root::{identity, modified_parts};
+use super::root::{changed_parts, identity, modified_parts};
 use crate::checksum::{CompositeDigest, Digest};
 use crate::error::{Error, ErrorKind, Op, Result};
 use crate::id::FileId;
@@ -103,6 +103,8 @@ pub(super) fn unwritable(op: Op, error: serde_json::Error) -> Error {
 pub(super) fn metadata(id: &FileId, stat: &Stat, attributes: Option<&Attributes>) -> FileMetadata {
     let mut metadata = FileMetadata::new(id.clone(), stat.st_size as u64);
     metadata.modified = from_parts(modified_parts(stat));
+    // The modification time is the user's to set, the change time is the kernel's.
+    metadata.stored = from_parts(changed_parts(stat));
     metadata.version = Some(identity(stat).version());
     match attributes {
         Some(attributes) => {

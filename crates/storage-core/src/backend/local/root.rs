@@ -514,8 +514,9 @@ pub(super) fn modified_parts(stat: &Stat) -> (i64, i64) {
     (stat.st_mtime as i64, stat.st_mtime_nsec as i64)
 }
 
+/// Seconds and nanoseconds of the change time.
 #[expect(clippy::unnecessary_cast, reason = "the types of the fields differ from system to system")]
-fn changed_parts(stat: &Stat) -> (i64, i64) {
+pub(super) fn changed_parts(stat: &Stat) -> (i64, i64) {
     (stat.st_ctime as i64, stat.st_ctime_nsec as i64)
 }
 

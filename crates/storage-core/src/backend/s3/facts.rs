@@ -86,6 +86,14 @@ impl TryFrom<&HeaderMap> for Facts {
     }
 }
 
+/// Tells whether the object was stored by one request, whose time it has then: an upload in parts has that of its
+/// beginning, however late it was finished ("Working with object metadata", Amazon S3 User Guide), and an ETag with
+/// the number of its parts. Other ETags are of servers that may show a time which is not theirs.
+fn is_of_one_request(etag: &str) -> bool {
+    let etag = etag.trim_matches('"');
+    etag.len() == 32 && etag.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 impl Facts {
     /// Puts them together, for a file of `size` bytes: those of an answer with a range are not the file's.
     pub(super) fn file(self, id: &FileId, size: u64) -> FileMetadata {
@@ -95,6 +103,7 @@ impl Facts {
         file.content_type = self.content_type;
         file.created = attributes.created;
         file.modified = self.modified.and_then(time);
+        file.stored = file.modified.filter(|_| self.etag.as_deref().is_some_and(is_of_one_request));
         file.tags = attributes.tags;
         file.version = self.etag.as_deref().map(version);
         let checksum = checksum(self.checksum.as_deref(), self.checksum_type.as_ref());

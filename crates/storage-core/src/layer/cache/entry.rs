@@ -56,6 +56,8 @@ struct WireFile {
     content_type: Option<String>,
     created: Option<WireTime>,
     modified: Option<WireTime>,
+    #[serde(default)]
+    stored: Option<WireTime>,
     tags: Tags,
     digest: Option<Digest>,
     composite: Option<CompositeDigest>,
@@ -123,6 +125,7 @@ impl CacheEntry {
                     content_type: metadata.content_type.clone(),
                     created: metadata.created.map(WireTime::of),
                     modified: metadata.modified.map(WireTime::of),
+                    stored: metadata.stored.map(WireTime::of),
                     tags: metadata.tags.clone(),
                     digest: metadata.digest,
                     composite: metadata.composite,
@@ -166,6 +169,7 @@ impl CacheEntry {
         metadata.content_type = file.content_type;
         metadata.created = time(file.created)?;
         metadata.modified = time(file.modified)?;
+        metadata.stored = time(file.stored)?;
         metadata.tags = file.tags;
         metadata.digest = file.digest;
         metadata.composite = file.composite;
@@ -191,6 +195,7 @@ mod tests {
         metadata.content_type = Some("text/plain".to_owned());
         metadata.created = Some(SystemTime::UNIX_EPOCH - Duration::new(5, 7));
         metadata.modified = Some(SystemTime::UNIX_EPOCH + Duration::new(5, 999_999_999));
+        metadata.stored = Some(SystemTime::UNIX_EPOCH + Duration::new(6, 1));
         metadata.tags.insert("k".to_owned(), String::new());
         metadata.digest = Some(Digest::of(b"x"));
         metadata.composite = Some(CompositeDigest::of_parts(5, &[Digest::of(b"y")]));

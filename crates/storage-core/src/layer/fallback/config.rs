@@ -48,6 +48,13 @@ pub struct FallbackConfig {
     /// bytes each.
     #[serde(default = "default_max_journalled")]
     pub max_journalled: usize,
+    /// What of an id that this process had not seen before the outage is taken to have been there before: what the
+    /// primary stored this much earlier, by its own clock, than it was last seen to have stored anything. A younger
+    /// file may be another writer's: it is kept, and the conflict is told. Default 5 min: longer than one request
+    /// takes, whose file may have the time of its beginning, and further than the clocks of a cluster's machines are
+    /// apart. Less finds fewer conflicts where there are none, and may overwrite where there is one.
+    #[serde(default = "default_clock_margin", with = "jiff::fmt::serde::unsigned_duration::required")]
+    pub clock_margin: Duration,
     /// How often the background task looks whether there is something to heal, and whether a primary that is out
     /// has come back. Default 1 s.
     #[serde(default = "default_heal_every", with = "jiff::fmt::serde::unsigned_duration::required")]
@@ -60,6 +67,10 @@ fn default_name() -> String {
 
 fn default_max_journalled() -> usize {
     1_000_000
+}
+
+fn default_clock_margin() -> Duration {
+    Duration::from_secs(300)
 }
 
 fn default_heal_every() -> Duration {
@@ -174,6 +185,7 @@ impl FallbackConfig {
             breaker: BreakerConfig::default(),
             deadline: TimeoutConfig::default(),
             max_journalled: default_max_journalled(),
+            clock_margin: default_clock_margin(),
             heal_every: default_heal_every(),
         }
     }
@@ -238,6 +250,13 @@ impl FallbackConfig {
     #[must_use]
     pub fn with_max_journalled(mut self, ids: usize) -> Self {
         self.max_journalled = ids;
+        self
+    }
+
+    /// Sets how much older than the primary's clock a file that was not seen must be to have been there before.
+    #[must_use]
+    pub fn with_clock_margin(mut self, margin: Duration) -> Self {
+        self.clock_margin = margin;
         self
     }
 

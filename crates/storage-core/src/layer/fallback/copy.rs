@@ -74,12 +74,12 @@ impl Inner {
         };
         let replica = self.config.role == Role::Replica;
         let fresh = self.mark_stale(to, settled, op).await?;
-        let base = self.seen.take(to);
+        let held = self.seen.take(to);
         let options = UploadOptions { when, ..options.clone() };
         let work = self.primary.storage().copy(from, to, options.clone());
         match self.primary.call(op, Some(to), work).await {
             Ok(receipt) => {
-                self.note(to, &receipt.metadata);
+                self.seen.note_write(&receipt.metadata);
                 if replica {
                     let options = options.with_when(Precondition::None);
                     let work = self.secondary.storage().copy(from, to, options);
@@ -93,10 +93,9 @@ impl Inner {
                 Ok(marked(receipt, from_primary))
             }
             Err(error) => {
-                // After a lost answer nobody knows what is there: a base would make our own copy a stranger's.
-                if error.effect() == Effect::None {
-                    self.seen.restore(to, &base);
-                }
+                // After a lost answer it may be the copy that is there. Its digest is not known here, so that one which
+                // nobody takes up again would be a stranger's: kept, and told.
+                self.seen.put_back(to, held);
                 self.unmark(to, fresh, error.effect(), op).await?;
                 Err(error)
             }

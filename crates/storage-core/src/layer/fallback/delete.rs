@@ -13,7 +13,7 @@ use super::side::is_outage;
 use super::write::WithEffectOf;
 use super::{Inner, both_out};
 use crate::checksum::Digest;
-use crate::error::{Effect, ErrorKind, Op, Result};
+use crate::error::{ErrorKind, Op, Result};
 use crate::id::FileId;
 use crate::metadata::Version;
 use crate::storage::Precondition;
@@ -34,7 +34,7 @@ impl Inner {
         let Some(stored) = entry.file() else {
             if settled.open.is_some() {
                 // A write that may have reached the secondary after the deletion is deleted with it.
-                self.bury(id, entry.next_base(), entry.ours.clone()).await?;
+                self.bury(id, entry.next_base(self.seen.trace()), entry.ours.clone()).await?;
             }
             return Ok(false);
         };
@@ -43,7 +43,7 @@ impl Inner {
         {
             return Err(self.error(ErrorKind::VersionMismatch, op, id));
         }
-        let (base, ours) = (entry.next_base(), entry.ours.clone());
+        let (base, ours) = (entry.next_base(self.seen.trace()), entry.ours.clone());
         self.bury(id, base, ours).await?;
         Ok(true)
     }
@@ -72,11 +72,11 @@ impl Inner {
         };
         let replica = self.config.role == Role::Replica;
         let fresh = self.mark_stale(id, &settled, op).await?;
-        let base = self.seen.take(id);
+        let held = self.seen.take(id);
         let work = self.primary.storage().delete(id, when.clone());
         match self.primary.call(op, Some(id), work).await {
             Ok(mut deleted) => {
-                self.seen.note_write(id, None);
+                self.seen.note_absent(id);
                 if replica {
                     let work = self.secondary.storage().delete(id, Precondition::None);
                     if let Ok(there) = self.secondary.call(op, Some(id), work).await {
@@ -102,19 +102,20 @@ impl Inner {
                 }
                 // Of a spare nobody can tell whether there was a file: most likely there was.
                 let mut existed = true;
+                let mut base = held.base;
                 if fresh {
                     let there = ask_metadata(Arc::clone(&self.secondary), id).await;
-                    existed = !there.is_err_and(|error| error.kind() == ErrorKind::NotFound);
+                    existed = !there.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound);
+                    base = base.with_copy(there.ok().as_ref());
                 }
-                self.bury(id, base, Vec::new())
+                self.bury(id, base, held.ours)
                     .await
                     .map_err(|error| error.with_effect_of(outage.effect()))?;
                 Ok(existed)
             }
             Err(error) => {
-                if error.effect() == Effect::None {
-                    self.seen.restore(id, &base);
-                }
+                // Either it is as it was, or it is gone.
+                self.seen.put_back(id, held);
                 self.unmark(id, fresh, error.effect(), op).await?;
                 Err(error)
             }
@@ -144,7 +145,8 @@ impl Inner {
                     Err(error) => Err(both_out(self, Op::Delete, Some(id), outage, error)),
                     Ok(metadata) if metadata.version.as_ref() == Some(&version) => {
                         self.check_room(id, Op::Delete)?;
-                        self.bury(id, self.seen.take(id), Vec::new()).await?;
+                        let held = self.seen.take(id);
+                        self.bury(id, held.base.with_copy(Some(&metadata)), held.ours).await?;
                         Ok(true)
                     }
                     Ok(_) => Err(self.error(ErrorKind::VersionMismatch, Op::Delete, id)),

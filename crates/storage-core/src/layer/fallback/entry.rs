@@ -19,11 +19,26 @@ const PRIMARY: &str = "primary:";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Base {
     /// This process had not seen the id lately.
-    Unknown,
+    Unseen(Trace),
     /// Nothing.
     Absent,
     /// This version.
     Version(Version),
+}
+
+impl Default for Base {
+    fn default() -> Self {
+        Self::Unseen(Trace::default())
+    }
+}
+
+/// By what a file that was not seen shows that it was there before.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Trace {
+    /// Not stored later than this, by the primary's own clock: before the write began that it missed.
+    pub(super) before: Option<SystemTime>,
+    /// What a replica held of it, of the two the same.
+    pub(super) digest: Option<Digest>,
 }
 
 /// A file on the secondary.
@@ -87,7 +102,7 @@ impl Entry {
         Self {
             id: id.clone(),
             what: What::Stale,
-            base: Base::Unknown,
+            base: Base::default(),
             ours: Vec::new(),
             clash: None,
             at: SystemTime::now(),
@@ -105,11 +120,12 @@ impl Entry {
         self.what == What::Stale
     }
 
-    /// The base of a write that follows this entry: after a conflict, what was then on the primary is known.
-    pub(super) fn next_base(&self) -> Base {
+    /// The base of a write that follows this entry, which begins where `trace` was taken: after a conflict, what was
+    /// then on the primary is known.
+    pub(super) fn next_base(&self, trace: Trace) -> Base {
         match &self.clash {
             Some(Clash { theirs: Some(theirs), .. }) => Base::Version(theirs.clone()),
-            Some(Clash { theirs: None, .. }) => Base::Unknown,
+            Some(Clash { theirs: None, .. }) => Base::Unseen(trace),
             None => self.base.clone(),
         }
     }
@@ -219,11 +235,39 @@ pub(super) enum Decision {
     Clash,
 }
 
+impl Base {
+    /// Tells whether `present` is what was there before, by all but its digest.
+    pub(super) fn is(&self, present: &FileMetadata) -> bool {
+        match self {
+            Self::Absent => false,
+            Self::Version(base) => present.version.as_ref() == Some(base),
+            Self::Unseen(trace) => {
+                present.stored.zip(trace.before).is_some_and(|(stored, before)| stored <= before)
+            }
+        }
+    }
+
+    /// Learns what a replica holds, which is what the primary held when both were last written.
+    pub(super) fn with_copy(self, copy: Option<&FileMetadata>) -> Self {
+        match (self, copy.and_then(|copy| copy.digest)) {
+            (Self::Unseen(trace), Some(digest)) => Self::Unseen(Trace { digest: Some(digest), ..trace }),
+            (base, _) => base,
+        }
+    }
+
+    fn has_digest(&self, digest: Digest) -> bool {
+        matches!(self, Self::Unseen(trace) if trace.digest == Some(digest))
+    }
+}
+
 /// Decides what to do about an entry when the primary holds `present`.
 ///
-/// What is there may be replaced when it is what was there before, or a write of our own whose answer was lost.
-/// Where what was there before is not known, the last writer wins, as with any unconditional write, and the
-/// precondition keeps a write that comes in between.
+/// What is there may be replaced when it is proven to be what was there before, or a write of our own whose answer was
+/// lost; the precondition keeps a write that comes in between. Everything else may be a stranger's, and is kept.
+///
+/// What was there before is proven by its version, where this process saw it. Where it did not, by its time: it was
+/// stored when the primary's clock had not yet come to where it was seen before the write began, less a margin; or by
+/// its digest, where a replica held the same.
 pub(super) fn decide(entry: &Entry, present: Option<&Present<'_>>) -> Decision {
     let Some(present) = present else {
         return match entry.what {
@@ -237,12 +281,8 @@ pub(super) fn decide(entry: &Entry, present: Option<&Present<'_>>) -> Decision {
         return Decision::Done;
     }
     let version = present.metadata.version.as_ref();
-    let unchanged = match &entry.base {
-        Base::Unknown => true,
-        Base::Absent => false,
-        Base::Version(base) => version == Some(base),
-    };
-    if unchanged || present.digest.is_some_and(|digest| entry.ours.contains(&digest)) {
+    let known = |digest| entry.ours.contains(&digest) || entry.base.has_digest(digest);
+    if entry.base.is(present.metadata) || present.digest.is_some_and(known) {
         Decision::Go(version.cloned().map_or(Precondition::None, Precondition::Version))
     } else {
         Decision::Clash

@@ -22,8 +22,26 @@
 //!
 //! A stranger's write is kept: the row gets the conflict, its file stays on the secondary and is what readers are
 //! served, the stranger's stays on the primary. Where the primary cannot compare versions, a stranger who writes
-//! between 2 and 3 is not seen. So is a stranger's write to an id whose former version this process had not seen
-//! before the outage: the last writer wins.
+//! between 2 and 3 is not seen.
+//!
+//! # Whose is it?
+//!
+//! What the primary holds is replaced or deleted when it is proven to be older than the write that is replayed:
+//!
+//! | what is known | proven by |
+//! |---|---|
+//! | the version that was there before the outage | that version |
+//! | an own write whose answer was lost, to the primary or in an earlier heal | its digest |
+//! | what a replica held of the id | that digest |
+//! | nothing: the process is new, or sees too many ids | [`FileMetadata::stored`], by [`clock_margin`] before the time to which the primary's clock had come when the write began |
+//!
+//! Everything else is kept beside ours and told, with the risk that it is nobody's but an own write that was forgotten
+//! with the process. No clock of ours is asked: how far the primary's had come is the latest time at which it was seen
+//! to have stored anything, in this process or, by the journal, an earlier one. Where writes are not told their times
+//! (S3), the background task looks at the last written file once a minute. It relies on one thing: that the
+//! primary's clock is not set back by more than the margin.
+//!
+//! [`clock_margin`]: super::config::FallbackConfig::clock_margin
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +49,7 @@ use std::time::Duration;
 use super::super::breaker::State;
 use super::Inner;
 use super::config::Role;
-use super::entry::{Base, Clash, Decision, Entry, Present, Stored, What, decide};
+use super::entry::{Base, Clash, Decision, Entry, Present, Stored, What, decide, with_own};
 use super::event::{Conflict, FallbackEvent, HealReport, Keep};
 use super::journal::Change;
 use super::read::{ask_metadata, spool};
@@ -140,10 +158,10 @@ impl Inner {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             other => other?,
         };
+        self.seen.note_clock(&metadata);
         let may_be_it = entry.file().is_some_and(|stored| stored.attributes_of(&metadata));
         let version = metadata.version.clone();
-        let changed = !matches!(&entry.base, Base::Unknown)
-            && !matches!(&entry.base, Base::Version(base) if Some(base) == version.as_ref());
+        let changed = !entry.base.is(&metadata);
         let doubted = may_be_it && !self.primary.storage().capabilities().verifies_sha256;
         if doubted || metadata.digest.is_none() && (may_be_it || changed) {
             let (body, stored) = spool(&self.primary, id).await?;
@@ -210,7 +228,7 @@ impl Inner {
             let work = self.primary.storage().delete(id, when);
             match self.primary.call(Op::Delete, Some(id), work).await {
                 Ok(_) => {
-                    self.seen.note_write(id, None);
+                    self.seen.note_absent(id);
                     return self.replayed(id, Healed::Deletion).await;
                 }
                 Err(error) if precondition_failed(&error) => last = Some(error),
@@ -301,7 +319,18 @@ impl Inner {
         };
         let entry = match keep {
             Keep::Theirs => Entry::stale(id),
-            Keep::Ours => Entry { base: entry.next_base(), clash: None, ..(*entry).clone() },
+            Keep::Ours => {
+                let mut ours = entry.ours.clone();
+                if entry.clash.as_ref().is_some_and(|clash| clash.theirs.is_none()) {
+                    // Without a version it is known by its digest.
+                    let present = self.present(id, &entry).await?;
+                    if let Some(theirs) = present.and_then(|theirs| theirs.digest) {
+                        ours = with_own(&ours, theirs);
+                    }
+                }
+                let base = entry.next_base(self.seen.trace());
+                Entry { base, ours, clash: None, ..(*entry).clone() }
+            }
         };
         self.record(Change::Put(Arc::new(entry)), Op::Upload).await?;
         self.heal_now(id).await
@@ -322,6 +351,19 @@ impl Inner {
                 tracing::warn!(%id, %error, "a file could not be healed and is tried again");
             }
         }
+        if self.seen.is_due() {
+            if let Some(id) = self.seen.take_written() {
+                let began = self.seen.writes();
+                match ask_metadata(Arc::clone(&self.primary), &id).await {
+                    Ok(metadata) => self.seen.note_read(began, &id, Some(&metadata)),
+                    Err(error) => tracing::debug!(%error, "the primary's clock could not be looked at"),
+                }
+            }
+            // What has come of the clock goes with it.
+            if let Err(error) = self.record(Change::Nothing, Op::Metadata).await {
+                tracing::debug!(%error, "how far the primary's clock has come was not kept");
+            }
+        }
         self.show();
     }
 }
@@ -330,8 +372,8 @@ impl Inner {
 /// stranger's.
 fn first_seen(base: &Base, metadata: Option<&FileMetadata>) -> Base {
     match (base, metadata.map(|metadata| &metadata.version)) {
-        (Base::Unknown, Some(Some(version))) => Base::Version(version.clone()),
-        (Base::Unknown, None) => Base::Absent,
+        (Base::Unseen(_), Some(Some(version))) => Base::Version(version.clone()),
+        (Base::Unseen(_), None) => Base::Absent,
         (base, _) => base.clone(),
     }
 }

@@ -14,12 +14,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::JoinHandle;
+use std::time::SystemTime;
 
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
 
 use self::place::Lock;
 use super::entry::{Entry, Intent, What};
+use super::seen::Clock;
 use crate::error::{Error, ErrorKind, Op, Result};
 use crate::id::{FileId, Prefix};
 use crate::storage::Capabilities;
@@ -211,29 +213,33 @@ pub(super) struct Journal {
 
 impl Journal {
     /// Opens the journal at `path`, or makes it. To be called where blocking is allowed.
-    pub(super) fn open(path: &Path, binding: &Binding) -> Result<Self> {
+    ///
+    /// Keeps the clock that it returns: with every commit, and at the closing.
+    pub(super) fn open(path: &Path, binding: &Binding) -> Result<(Self, Clock)> {
         Self::start(path, binding).map_err(|failure| failure.into_error(path, Op::Open))
     }
 
-    fn start(path: &Path, binding: &Binding) -> Result<Self, Failure> {
+    fn start(path: &Path, binding: &Binding) -> Result<(Self, Clock), Failure> {
         let path = place::resolve(path)?;
         let lock = Lock::take(&path)?;
         place::create(&path)?;
         let connection = store::open(&path, binding)?;
         let (entries, intents) = store::load(&connection)?;
+        let kept = store::clock(&connection)?;
+        let clock = Clock::new(kept);
         let shared = Arc::new(Shared::default());
         let entries = entries.into_iter().map(|entry| Change::Put(Arc::new(entry)));
         let intents = intents.into_iter().map(|intent| Change::Intend(Arc::new(intent)));
         shared.apply(&entries.chain(intents).collect::<Vec<_>>());
         let (jobs, waiting) = mpsc::channel(WAITING);
         let thread = std::thread::Builder::new().name("fallback-journal".to_owned()).spawn({
-            let shared = Arc::clone(&shared);
+            let (shared, clock) = (Arc::clone(&shared), clock.clone());
             move || {
-                serve(connection, &shared, waiting);
+                serve(connection, &shared, waiting, &clock, kept);
                 drop(lock);
             }
         })?;
-        Ok(Self { path, shared, jobs: Some(jobs), thread: Some(thread) })
+        Ok((Self { path, shared, jobs: Some(jobs), thread: Some(thread) }, clock))
     }
 
     /// Makes a change durable.
@@ -344,7 +350,23 @@ impl Drop for Journal {
     }
 }
 
-fn serve(mut connection: Connection, shared: &Shared, mut waiting: mpsc::Receiver<Job>) {
+/// `kept` is what the database says of the clock.
+fn serve(
+    mut connection: Connection,
+    shared: &Shared,
+    mut waiting: mpsc::Receiver<Job>,
+    clock: &Clock,
+    mut kept: Option<SystemTime>,
+) {
+    let mut commit = |connection: &mut Connection, changes: &[Change]| {
+        let seen = clock.seen();
+        let new = seen.filter(|_| seen != kept);
+        let result = store::commit(connection, changes, new);
+        if result.is_ok() {
+            kept = seen;
+        }
+        result
+    };
     while let Some(first) = waiting.blocking_recv() {
         let mut group = vec![first];
         while group.len() < GROUP {
@@ -353,7 +375,7 @@ fn serve(mut connection: Connection, shared: &Shared, mut waiting: mpsc::Receive
         }
         let (changes, callers): (Vec<_>, Vec<_>) =
             group.into_iter().map(|job| (job.change, job.caller)).unzip();
-        let result = store::commit(&mut connection, &changes);
+        let result = commit(&mut connection, &changes);
         if result.is_ok() {
             shared.apply(&changes);
         }
@@ -362,6 +384,10 @@ fn serve(mut connection: Connection, shared: &Shared, mut waiting: mpsc::Receive
             // A caller that is gone needs no answer.
             drop(caller.send(result.clone()));
         }
+    }
+    // What was seen of the clock is worth a commit, and its loss costs doubts only.
+    if let Err(failure) = commit(&mut connection, &[]) {
+        tracing::debug!(?failure, "how far the primary's clock has come was not kept");
     }
     // Nothing is lost where this fails: the log is read at the next opening.
     let truncated = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));

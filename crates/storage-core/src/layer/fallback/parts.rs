@@ -59,19 +59,22 @@ impl Inner {
         if fresh {
             self.record(Change::Put(Arc::new(Entry::stale(id))), op).await?;
         }
-        let base = self.seen.take(id);
+        let there = self.seen.take(id);
+        let own = finish.digest;
         let work = parts_of(self.primary.storage(), op)?.finish(ticket, held, finish);
         match self.primary.call(op, Some(id), work).await {
             Ok(receipt) => {
-                self.note(id, &receipt.metadata);
+                self.seen.note_write(&receipt.metadata);
                 Ok(marked(receipt, from_primary))
             }
             Err(error) => {
                 if error.effect() == Effect::None {
-                    self.seen.restore(id, &base);
+                    self.seen.put_back(id, there);
                     if fresh {
                         self.record(Change::Remove(id.clone()), op).await?;
                     }
+                } else if let Some(own) = own {
+                    self.seen.put_back_or(id, there, own);
                 }
                 Err(error)
             }

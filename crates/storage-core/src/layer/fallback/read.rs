@@ -202,9 +202,7 @@ impl Inner {
         };
         match result {
             Ok(mut answer) => {
-                if let Some(version) = &answer.metadata_mut().version {
-                    self.seen.note_read(began, id, Some(version));
-                }
+                self.seen.note_read(began, id, Some(answer.metadata_mut()));
                 Ok(marked(answer, from_primary))
             }
             Err(missing) if missing.kind() == ErrorKind::NotFound => {

@@ -1,39 +1,112 @@
 //! What the primary was last seen to hold: the base of a write that it is going to miss.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
-use super::entry::Base;
+use super::entry::{Base, Trace, nanoseconds, time, with_own};
+use crate::checksum::Digest;
 use crate::id::FileId;
-use crate::metadata::Version;
+use crate::metadata::{FileMetadata, Version};
 
 /// Ids in each of the two generations.
 const GENERATION: usize = 8_192;
 
-/// The versions of some thousand ids, the youngest. An id that is not in it has an unknown base.
-#[derive(Debug, Default)]
-pub(super) struct Seen(Mutex<State>);
+/// How often the clock is looked at: much less than the margin is lost by it, and one request is no load.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// The latest time at which the primary said that it stored something: its own clock had come that far when it was
+/// asked, and nobody else's is compared with it.
+#[derive(Clone, Debug)]
+pub(super) struct Clock(Arc<AtomicI64>);
+
+impl Clock {
+    /// Goes on from what an earlier process has seen.
+    pub(super) fn new(seen: Option<SystemTime>) -> Self {
+        Self(Arc::new(AtomicI64::new(seen.map_or(i64::MIN, nanoseconds))))
+    }
+
+    pub(super) fn seen(&self) -> Option<SystemTime> {
+        match self.0.load(Ordering::Acquire) {
+            i64::MIN => None,
+            nanoseconds => Some(time(nanoseconds)),
+        }
+    }
+
+    /// Learns from a file that was read: it was stored before.
+    fn read(&self, stored: Option<SystemTime>) {
+        if let Some(stored) = stored {
+            self.0.fetch_max(nanoseconds(stored), Ordering::AcqRel);
+        }
+    }
+
+    /// Learns from a write that has just ended: a clock that says less than before was set back.
+    fn written(&self, stored: Option<SystemTime>) {
+        if let Some(stored) = stored {
+            self.0.store(nanoseconds(stored), Ordering::Release);
+        }
+    }
+}
+
+/// What the primary holds under an id, as far as this process knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) base: Base,
+    /// Digests of own writes whose answers were lost: one of them may be there instead.
+    pub(super) ours: Vec<Digest>,
+}
+
+/// The versions of some thousand ids, the youngest, and how far the primary's clock had come. An id that is not in it
+/// has an unseen base.
+#[derive(Debug)]
+pub(super) struct Seen {
+    clock: Clock,
+    /// How much earlier than the clock says a file must have been stored to count as stored before.
+    margin: Duration,
+    state: Mutex<State>,
+}
 
 #[derive(Debug, Default)]
 struct State {
-    young: HashMap<FileId, Option<Version>>,
-    old: HashMap<FileId, Option<Version>>,
+    young: HashMap<FileId, Held>,
+    old: HashMap<FileId, Held>,
     /// Writes that have begun or ended.
     writes: u64,
+    /// The last one whose time was not told, since it was taken.
+    written: Option<FileId>,
+    looked: Option<Instant>,
 }
 
 impl State {
-    fn note(&mut self, id: &FileId, version: Option<Version>) {
+    fn note(&mut self, id: &FileId, held: Held) {
         if self.young.len() >= GENERATION {
             self.old = std::mem::take(&mut self.young);
         }
-        self.young.insert(id.clone(), version);
+        self.young.insert(id.clone(), held);
+    }
+}
+
+impl Held {
+    fn of(version: Option<Version>) -> Self {
+        Self { base: version.map_or(Base::Absent, Base::Version), ours: Vec::new() }
     }
 }
 
 impl Seen {
+    pub(super) fn new(clock: Clock, margin: Duration) -> Self {
+        Self { clock, margin, state: Mutex::default() }
+    }
+
     fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
-        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What is known of an id that was not seen: that whatever the primary stored before now, by its own clock, is
+    /// older than a write that begins now.
+    pub(super) fn trace(&self) -> Trace {
+        let before = self.clock.seen().and_then(|seen| seen.checked_sub(self.margin));
+        Trace { before, digest: None }
     }
 
     /// Says that a read begins; to be handed to [`note_read`](Self::note_read).
@@ -43,42 +116,88 @@ impl Seen {
 
     /// Remembers what a read found, unless something was written since it began: a read that was overtaken says
     /// what was there before.
-    pub(super) fn note_read(&self, began: u64, id: &FileId, version: Option<&Version>) {
+    pub(super) fn note_read(&self, began: u64, id: &FileId, metadata: Option<&FileMetadata>) {
+        self.clock.read(metadata.and_then(|metadata| metadata.stored));
+        let held = match metadata.map(|metadata| &metadata.version) {
+            Some(None) => return,
+            Some(Some(version)) => Held::of(Some(version.clone())),
+            None => Held::of(None),
+        };
         self.with(|state| {
             if state.writes == began {
-                state.note(id, version.cloned());
+                state.note(id, held);
             }
         });
     }
 
     /// Forgets the id, as it is about to be written, and returns what it held.
-    pub(super) fn take(&self, id: &FileId) -> Base {
-        self.with(|state| {
+    pub(super) fn take(&self, id: &FileId) -> Held {
+        // Before whatever is written from now on.
+        let trace = self.trace();
+        let held = self.with(|state| {
             state.writes += 1;
             let young = state.young.remove(id);
             let old = state.old.remove(id);
-            match young.or(old) {
-                None => Base::Unknown,
-                Some(None) => Base::Absent,
-                Some(Some(version)) => Base::Version(version),
-            }
-        })
+            young.or(old)
+        });
+        let Held { base, ours } = held.unwrap_or_default();
+        let base = if matches!(base, Base::Unseen(_)) { Base::Unseen(trace) } else { base };
+        Held { base, ours }
     }
 
-    /// Remembers what a write left. `None`: nothing.
-    pub(super) fn note_write(&self, id: &FileId, version: Option<Version>) {
+    /// Learns how far the clock has come from a file that was looked at.
+    pub(super) fn note_clock(&self, metadata: &FileMetadata) {
+        self.clock.read(metadata.stored);
+    }
+
+    /// Remembers what a write left.
+    pub(super) fn note_write(&self, metadata: &FileMetadata) {
+        self.clock.written(metadata.stored);
+        let Some(version) = &metadata.version else { return };
         self.with(|state| {
             state.writes += 1;
-            state.note(id, version);
+            state.note(&metadata.id, Held::of(Some(version.clone())));
+            if metadata.stored.is_none() {
+                state.written = Some(metadata.id.clone());
+            }
         });
     }
 
-    /// Puts back what was [taken](Self::take), as the write came to nothing or is recognised otherwise.
-    pub(super) fn restore(&self, id: &FileId, base: &Base) {
-        match base {
-            Base::Unknown => {}
-            Base::Absent => self.note_write(id, None),
-            Base::Version(version) => self.note_write(id, Some(version.clone())),
-        }
+    /// Remembers that there is nothing.
+    pub(super) fn note_absent(&self, id: &FileId) {
+        self.put_back(id, Held::of(None));
+    }
+
+    /// Puts back what was [taken](Self::take), as the write came to nothing.
+    pub(super) fn put_back(&self, id: &FileId, held: Held) {
+        self.with(|state| {
+            state.writes += 1;
+            if held != Held::default() {
+                state.note(id, held);
+            }
+        });
+    }
+
+    /// Puts back what was taken by a write of which it is not known whether it took place: either is there.
+    pub(super) fn put_back_or(&self, id: &FileId, held: Held, own: Digest) {
+        let ours = with_own(&held.ours, own);
+        self.put_back(id, Held { ours, ..held });
+    }
+
+    /// Tells whether it is time to look at the clock, and to keep what is known of it.
+    pub(super) fn is_due(&self) -> bool {
+        self.with(|state| {
+            let due = state.looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY);
+            if due {
+                state.looked = Some(Instant::now());
+            }
+            due
+        })
+    }
+
+    /// Takes the file that was written last since this was asked last: where writes are not told a time, a look at it
+    /// tells one.
+    pub(super) fn take_written(&self) -> Option<FileId> {
+        self.with(|state| state.written.take())
     }
 }

@@ -21,9 +21,16 @@ use crate::storage::FileStorage;
 pub(super) struct Side {
     storage: Arc<dyn FileStorage>,
     name: String,
-    breaker: Mutex<Breaker>,
+    breaker: Mutex<Watched>,
     start: Instant,
     events: Events,
+}
+
+/// A breaker, and the state that was told last: it half-opens by the clock alone.
+#[derive(Debug)]
+struct Watched {
+    breaker: Breaker,
+    told: State,
 }
 
 /// Tells whether the storage was out of reach. A body of the caller that breaks off is no outage of the storage
@@ -74,8 +81,8 @@ impl Side {
     ) -> Result<Self> {
         let name = storage.name().to_owned();
         let storage = Arc::new(TimeoutStorage::new(storage, deadline)?);
-        let side =
-            Self { storage, name, breaker: Mutex::new(Breaker::new(breaker)), start: Instant::now(), events };
+        let breaker = Mutex::new(Watched { breaker: Breaker::new(breaker), told: State::Closed });
+        let side = Self { storage, name, breaker, start: Instant::now(), events };
         side.show(State::Closed);
         Ok(side)
     }
@@ -90,8 +97,7 @@ impl Side {
     }
 
     pub(super) fn state(&self) -> State {
-        let now = self.start.elapsed();
-        self.breaker.lock().unwrap_or_else(PoisonError::into_inner).state(now)
+        self.with_breaker(|breaker, now| breaker.state(now))
     }
 
     fn show(&self, state: State) {
@@ -106,10 +112,10 @@ impl Side {
     fn with_breaker<T>(&self, act: impl FnOnce(&mut Breaker, Duration) -> T) -> T {
         let now = self.start.elapsed();
         let (before, after, answer) = {
-            let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
-            let before = breaker.state(now);
-            let answer = act(&mut breaker, now);
-            (before, breaker.state(now), answer)
+            let mut watched = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
+            let answer = act(&mut watched.breaker, now);
+            let after = watched.breaker.state(now);
+            (std::mem::replace(&mut watched.told, after), after, answer)
         };
         if before != after {
             tracing::info!(storage = self.name, state = after.as_str(), "the circuit breaker changed");

@@ -57,6 +57,7 @@ use super::entry::{Base, Entry, Intent, Named, Stored, What, from_primary, from_
 use super::event::FallbackEvent;
 use super::journal::Change;
 use super::read::{Versioned, ask_metadata, marked, spool};
+use super::seen::Held;
 use super::settle::Settled;
 use super::side::is_outage;
 use super::{Inner, both_out, worst};
@@ -74,6 +75,7 @@ impl Versioned for Receipt {
 }
 
 /// An upload whose turn it is.
+#[derive(Clone)]
 pub(super) struct Write {
     op: Op,
     body: Body,
@@ -124,13 +126,13 @@ impl Inner {
         };
         // 0
         let fresh = self.mark_stale(id, &settled, write.op).await?;
-        let base = self.seen.take(id);
+        let held = self.seen.take(id);
         // 1
         let options = UploadOptions { when, ..write.options.clone() };
         let work = self.primary.storage().upload(id, write.body.clone(), options);
         match self.primary.call(write.op, Some(id), work).await {
             Ok(receipt) => {
-                self.note(id, &receipt.metadata);
+                self.seen.note_write(&receipt.metadata);
                 if self.config.role == Role::Replica {
                     self.mirror(id, &write, &receipt).await;
                 } else if settled.open.is_some() {
@@ -139,19 +141,44 @@ impl Inner {
                 Ok(marked(receipt, from_primary))
             }
             Err(outage) if is_outage(&outage) && self.config.write == OnOutage::Secondary => {
-                let from = From { entry: settled.entry.clone(), base, ours: Vec::new() };
                 let write = Write { effect: worst(write.effect, outage.effect()), ..write };
                 let (op, effect) = (write.op, outage.effect());
                 // The primary is as it was: so is the replica, until the intent says otherwise.
                 self.unmark(id, fresh, effect, op).await?;
-                self.upload_degraded_or(id, from, settled, outage, write).await
+                let base =
+                    if fresh { self.with_copy(id, held.base.clone()).await } else { held.base.clone() };
+                let from = From { entry: settled.entry.clone(), base, ours: held.ours.clone() };
+                let result = self.upload_degraded_or(id, from, settled, outage, write.clone()).await;
+                if result.is_err() {
+                    self.put_back(id, held, effect, &write).await;
+                }
+                result
             }
             Err(error) => {
-                if error.effect() == Effect::None {
-                    self.seen.restore(id, &base);
-                }
+                self.put_back(id, held, error.effect(), &write).await;
                 self.unmark(id, fresh, error.effect(), write.op).await?;
                 Err(error.with_effect_of(write.effect))
+            }
+        }
+    }
+
+    /// What of the base is not known yet and a replica knows, whose copy may be used.
+    async fn with_copy(&self, id: &FileId, base: Base) -> Base {
+        if !matches!(base, Base::Unseen(_)) {
+            return base;
+        }
+        let copy = ask_metadata(Arc::clone(&self.secondary), id).await;
+        base.with_copy(copy.ok().as_ref())
+    }
+
+    /// Remembers what the primary held after a write that failed, and perhaps took effect.
+    async fn put_back(&self, id: &FileId, held: Held, effect: Effect, write: &Write) {
+        match effect {
+            Effect::None => self.seen.put_back(id, held),
+            Effect::Applied | Effect::Unknown => {
+                if let Ok(own) = write.digest(id).await {
+                    self.seen.put_back_or(id, held, own);
+                }
             }
         }
     }
@@ -182,8 +209,17 @@ impl Inner {
     async fn upload_unpromoted(&self, id: &FileId, settled: Settled, write: Write) -> Result<Receipt> {
         match ask_metadata(Arc::clone(&self.primary), id).await {
             Err(outage) if is_outage(&outage) && self.config.write == OnOutage::Secondary => {
-                let from = From { entry: settled.entry.clone(), base: self.seen.take(id), ours: Vec::new() };
-                self.upload_degraded_or(id, from, settled, outage, write).await
+                let held = self.seen.take(id);
+                let base = match &settled.entry {
+                    None => self.with_copy(id, held.base.clone()).await,
+                    Some(_) => held.base.clone(),
+                };
+                let from = From { entry: settled.entry.clone(), base, ours: held.ours.clone() };
+                let result = self.upload_degraded_or(id, from, settled, outage, write).await;
+                if result.is_err() {
+                    self.seen.put_back(id, held);
+                }
+                result
             }
             Err(outage) if is_outage(&outage) => Err(outage.with_op(write.op)),
             _ => Err(self.error(ErrorKind::VersionMismatch, write.op, id)),
@@ -219,8 +255,11 @@ impl Inner {
         settled: Settled,
         write: Write,
     ) -> Result<Receipt> {
-        let from =
-            From { base: entry.next_base(), ours: entry.ours.clone(), entry: Some(Arc::clone(&entry)) };
+        let from = From {
+            base: entry.next_base(self.seen.trace()),
+            ours: entry.ours.clone(),
+            entry: Some(Arc::clone(&entry)),
+        };
         let out = || self.error(ErrorKind::Unavailable, write.op, id).with_message("it awaits its healing");
         match (&write.options.when, entry.file()) {
             (Precondition::None, _) => {}
@@ -251,7 +290,7 @@ impl Inner {
         let work = self.primary.storage().upload(id, write.body.clone(), options);
         match self.primary.call(write.op, Some(id), work).await {
             Ok(receipt) => {
-                self.note(id, &receipt.metadata);
+                self.seen.note_write(&receipt.metadata);
                 // 3
                 self.record_after_write(Change::Put(Arc::new(Entry::stale(id))), write.op).await?;
                 // 4 and 5
@@ -402,7 +441,7 @@ impl Inner {
                 return Err(error.with_message(message));
             }
         }
-        self.note(id, &receipt.metadata);
+        self.seen.note_write(&receipt.metadata);
         Ok(receipt)
     }
 

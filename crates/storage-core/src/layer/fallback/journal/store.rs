@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use rusqlite::{Connection, OpenFlags, Row, named_params};
 
-use super::super::entry::{Base, Clash, Entry, Intent, Stored, What, nanoseconds, time};
+use super::super::entry::{Base, Clash, Entry, Intent, Stored, Trace, What, nanoseconds, time};
 use super::{Binding, Change, Failure, sql};
 use crate::checksum::Digest;
 use crate::id::FileId;
@@ -113,9 +113,23 @@ pub(super) fn look(path: &Path) -> Result<Binding, Failure> {
     read_binding(&connection)
 }
 
-/// Applies changes, all or none; they are durable when it returns.
-pub(super) fn commit(connection: &mut Connection, changes: &[Change]) -> Result<(), Failure> {
+/// Reads how far the primary's clock was seen to have come.
+pub(super) fn clock(connection: &Connection) -> Result<Option<SystemTime>, Failure> {
+    let clock: Option<i64> = connection.query_row(sql::CLOCK, [], |row| row.get("clock"))?;
+    Ok(clock.map(time))
+}
+
+/// Applies changes, and how far the clock has come where that is new, all or none; they are durable when it returns.
+pub(super) fn commit(
+    connection: &mut Connection,
+    changes: &[Change],
+    clock: Option<SystemTime>,
+) -> Result<(), Failure> {
     let transaction = connection.transaction()?;
+    if let Some(clock) = clock {
+        let clock = nanoseconds(clock);
+        transaction.prepare_cached(sql::KEEP_CLOCK)?.execute(named_params! { ":clock": clock })?;
+    }
     for change in changes {
         match change {
             Change::Put(entry) => {
@@ -140,7 +154,7 @@ fn put(connection: &Connection, entry: &Entry) -> Result<(), Failure> {
         What::Tombstone => ("tombstone", None),
         What::Stale => ("stale", None),
     };
-    let (base, base_version) = base_columns(&entry.base);
+    let base = Columns::of(&entry.base);
     let created = file.and_then(|file| file.created).map(split);
     connection.prepare_cached(sql::PUT)?.execute(named_params! {
         ":id": entry.id.as_str(),
@@ -153,8 +167,10 @@ fn put(connection: &Connection, entry: &Entry) -> Result<(), Failure> {
         ":created_nanos": created.map(|(_, nanoseconds)| nanoseconds),
         ":tags": file.map(|file| json(&file.tags)).transpose()?,
         ":version": file.and_then(|file| file.version.as_ref()).map(Version::as_str),
-        ":base": base,
-        ":base_version": base_version,
+        ":base": base.kind,
+        ":base_version": base.version,
+        ":base_before": base.before,
+        ":base_digest": base.digest,
         ":ours": json(&entry.ours)?,
         ":conflict": entry.clash.as_ref().map(|clash| clash.reason.as_str()),
         ":theirs": entry.clash.as_ref().and_then(|clash| clash.theirs.as_ref()).map(Version::as_str),
@@ -164,13 +180,15 @@ fn put(connection: &Connection, entry: &Entry) -> Result<(), Failure> {
 }
 
 fn intend(connection: &Connection, intent: &Intent) -> Result<(), Failure> {
-    let (base, base_version) = base_columns(&intent.base);
+    let base = Columns::of(&intent.base);
     connection.prepare_cached(sql::INTEND)?.execute(named_params! {
         ":id": intent.id.as_str(),
         ":size": signed(intent.size)?,
         ":digest": intent.digest.as_bytes(),
-        ":base": base,
-        ":base_version": base_version,
+        ":base": base.kind,
+        ":base_version": base.version,
+        ":base_before": base.before,
+        ":base_digest": base.digest,
         ":ours": json(&intent.ours)?,
         ":at": nanoseconds(intent.at),
     })?;
@@ -247,15 +265,34 @@ fn read_base(row: &Row<'_>) -> Result<Base, Failure> {
     Ok(match (row.get::<_, String>("base")?.as_str(), version) {
         ("absent", _) => Base::Absent,
         ("version", Some(version)) => Base::Version(version),
-        _ => Base::Unknown,
+        _ => Base::Unseen(Trace {
+            before: row.get::<_, Option<i64>>("base_before")?.map(time),
+            digest: row.get::<_, Option<[u8; 32]>>("base_digest")?.map(Digest::from_bytes),
+        }),
     })
 }
 
-fn base_columns(base: &Base) -> (&'static str, Option<&str>) {
-    match base {
-        Base::Unknown => ("unknown", None),
-        Base::Absent => ("absent", None),
-        Base::Version(version) => ("version", Some(version.as_str())),
+/// A base as a row has it.
+struct Columns<'a> {
+    kind: &'static str,
+    version: Option<&'a str>,
+    before: Option<i64>,
+    digest: Option<&'a [u8; 32]>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(base: &'a Base) -> Self {
+        let none = Self { kind: "absent", version: None, before: None, digest: None };
+        match base {
+            Base::Absent => none,
+            Base::Version(version) => Self { kind: "version", version: Some(version.as_str()), ..none },
+            Base::Unseen(Trace { before, digest }) => Self {
+                kind: "unknown",
+                before: before.map(nanoseconds),
+                digest: digest.as_ref().map(Digest::as_bytes),
+                ..none
+            },
+        }
     }
 }
 

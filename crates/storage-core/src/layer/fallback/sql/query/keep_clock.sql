@@ -1,0 +1,1 @@
+UPDATE binding SET clock = :clock

@@ -8,6 +8,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use storage_core::id::FileId;
+
 pub mod directory;
 mod tree;
 
@@ -16,6 +18,16 @@ pub const MARKER: &str = ".storage-directory";
 
 /// The tag that holds the attributes.
 pub const TAG: &str = "posix";
+
+/// Tells what an object stands for that is no file, going by its id and what its tag [`TAG`] says.
+pub fn stands_for(id: &FileId, tag: Option<&String>) -> Option<&'static str> {
+    let attributes = tag.and_then(|tag| Attributes::parse(tag))?;
+    match attributes {
+        Attributes { directory: true, .. } if id.file_name() == MARKER => Some("directory"),
+        Attributes { link: Some(_), .. } => Some("symbolic link"),
+        _ => None,
+    }
+}
 
 /// Which attributes are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -426,3 +426,16 @@ mod heavy {
         }
     }
 }
+
+/// A restore from a name that is not right was complete, with nothing.
+#[test]
+fn a_source_that_nobody_has_ever_seen_is_refused() {
+    let desk = Desk::new();
+    let ran = desk.migrator(["restore", "embedded:typo", "back"]).run();
+    ran.refuses(3, &["typo", "does not exist"]);
+    assert!(!desk.path("typo").exists());
+    let Some(remote) = Remote::garage() else { return };
+    let restore = desk.migrator(["restore", &format!("{}/typo", remote.url()), "back"]).at(&remote.endpoint);
+    restore.clone().run().refuses(6, &["the source has nothing", "--allow-empty-source"]);
+    restore.args(["--allow-empty-source"]).run().exits(0);
+}

@@ -93,3 +93,70 @@ fn explain_tells_the_whole_story_of_a_file() {
     assert_eq!(events[0]["history"].as_array().unwrap().len(), 3);
     assert!(events[0]["next"].as_str().unwrap().starts_with("Nothing"));
 }
+
+/// "100 % verified", "nothing is left" and no alert, while a whole directory had not arrived.
+#[test]
+fn what_could_not_be_a_file_is_in_every_figure() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let desk = Desk::new();
+    desk.write("source/good", "good");
+    let odd = desk.source("").join(std::ffi::OsStr::from_bytes(b"odd\xff"));
+    fs::write(&odd, "odd").unwrap();
+    let copy = desk.migrator(["copy", "source", "target", "--report", "report"]);
+    copy.clone().run().exits(4);
+    let page = fs::read_to_string(desk.path("report/report.html")).unwrap();
+    assert!(page.contains("50.0 % of the files of this run are proven"), "{page}");
+    let status = desk.migrator(["status", "source", "target"]);
+    let ran = status.clone().run().exits(0);
+    assert!(ran.stdout.contains("left: 1 file") && !ran.stdout.contains("nothing is left"), "{ran}");
+    let told = status.clone().args(["--json"]).run().exits(0).events().remove(0);
+    assert_eq!((&told["unrecorded"]["files"], &told["left"]["files"]), (&1.into(), &1.into()));
+    // Mended, it is gone from them.
+    fs::rename(&odd, desk.source("even")).unwrap();
+    copy.run().exits(0);
+    let ran = status.run().exits(0);
+    assert!(ran.stdout.contains("nothing is left"), "{ran}");
+}
+
+/// "The target's copy stays", of a file that a sync had removed; and the advice of an audit for what a copy is to mend.
+#[test]
+fn a_story_says_what_became_of_the_targets_copy() {
+    let desk = Desk::new();
+    for name in ["a", "b", "c"] {
+        desk.write(&format!("source/{name}"), name);
+    }
+    let sync = desk.migrator(["sync", "source", "embedded:bucket", "--delete"]);
+    sync.clone().run().exits(0);
+    let explain = |name: &str| desk.migrator(["explain", "source", "embedded:bucket", name]).run().exits(0);
+    fs::remove_file(desk.source("a")).unwrap();
+    sync.clone().run().exits(0);
+    let ran = explain("a");
+    assert!(ran.stdout.contains("removed it from the target") && !ran.stdout.contains("stays"), "{ran}");
+    assert!(ran.stdout.contains("out of the quarantine"), "{ran}");
+    fs::remove_file(desk.source("b")).unwrap();
+    sync.args(["--quarantine-days", "0"]).run().exits(0);
+    let ran = explain("b");
+    assert!(ran.stdout.contains("deleted it from the target") && !ran.stdout.contains("stays"), "{ran}");
+    // What only left the source is still there.
+    fs::remove_file(desk.source("c")).unwrap();
+    desk.write("source/d", "d");
+    desk.migrator(["copy", "source", "embedded:bucket"]).run().exits(0);
+    assert!(explain("c").stdout.contains("copy stays"));
+}
+
+/// Whoever asks for a file has a path at hand, not an ID.
+#[test]
+fn a_file_is_found_by_the_path_that_one_has() {
+    let desk = Desk::new();
+    desk.write("source/photos/a.jpg", "a");
+    desk.migrator(["copy", "source", "target"]).run().exits(0);
+    let explain = |name: &str| desk.migrator(["explain", "source", "target", name]).run();
+    for name in ["photos/a.jpg", "./photos/a.jpg", desk.source("photos/a.jpg").to_str().unwrap()] {
+        let ran = explain(name).exits(0);
+        assert!(ran.stdout.starts_with("photos/a.jpg\n  verified"), "{ran}");
+    }
+    for name in ["a.jpg", "photos/a"] {
+        explain(name).refuses(3, &["does not know", "did you mean photos/a.jpg?"]);
+    }
+    explain("other").refuses(3, &["does not know other", "path beneath the source"]);
+}

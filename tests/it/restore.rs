@@ -491,3 +491,37 @@ fn large_extended_attributes_of_a_directory_are_no_full_disk() {
     desk.migrator(["copy", "source", "target", "--preserve", "all"]).run().exits(0);
     assert_eq!(getxattr(desk.path("target/d"), "user.note", &mut [0; 4096][..]).unwrap(), 2_500);
 }
+
+/// Without a word, links came back as empty files and every directory had one more.
+#[test]
+fn what_stands_for_a_link_or_a_directory_is_never_made_an_empty_file() {
+    let desk = Desk::new();
+    desk.write("source/d/file", "file");
+    symlink("d/file", desk.source("link")).unwrap();
+    desk.migrator(["copy", "source", "embedded:bucket", "--preserve", "all"]).run().exits(0);
+    let restore = desk.migrator(["restore", "embedded:bucket", "back", "--report", "report"]);
+    let ran = restore.clone().run().exits(4);
+    let report = Report::read(&desk.path("report"));
+    assert_eq!((report.sum("copied"), report.sum("failed")), (1, 3), "{ran}");
+    assert!(ran.stdout.contains("--preserve all"), "{ran}");
+    assert!(!desk.path("back/link").exists() && !desk.path("back/d/.storage-directory").exists(), "{ran}");
+    restore.args(["--preserve", "all"]).run().exits(0);
+    assert_eq!(fs::read_link(desk.path("back/link")).unwrap(), Path::new("d/file"));
+}
+
+/// "quarantined 3" of objects that stood for directories which the source still had.
+#[test]
+fn a_sync_that_does_not_see_directories_leaves_their_objects_alone() {
+    let desk = Desk::new();
+    desk.write("source/d/file", "file");
+    let sync = desk.migrator(["sync", "source", "embedded:bucket", "--delete", "--report", "report"]);
+    sync.clone().args(["--preserve", "all"]).run().exits(0);
+    let ran = sync.clone().run().exits(0);
+    assert_eq!(Report::read(&desk.path("report")).sum("quarantined"), 0, "{ran}");
+    assert!(desk.path("bucket/d/.storage-directory").exists(), "{ran}");
+    // A sync that sees them removes what stood for one that is gone.
+    fs::remove_dir_all(desk.source("d")).unwrap();
+    desk.write("source/other", "other");
+    let ran = sync.args(["--preserve", "all"]).run().exits(0);
+    assert_eq!(Report::read(&desk.path("report")).sum("quarantined"), 2, "{ran}");
+}

@@ -66,7 +66,7 @@ pub fn run(arguments: Vec<OsString>) -> Exit {
 
 fn start(args: Args, output: &Output) -> Result<Exit, Failure> {
     let env = Env::of_process();
-    logging::start(&args.global, &env, output)?;
+    logging::start(&args.global, matches!(args.command, Command::Daemon(_)), &env, output)?;
     let config = Config::find(args.global.config.as_deref(), &env)?;
     let context = Context { output: output.clone(), global: args.global, env, config };
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -58,6 +58,15 @@ pub struct Job {
     pub target: Arc<dyn FileStorage>,
     /// Which file system the source is on, where it is on one: equal as long as the same one is mounted there.
     pub source_place: Option<String>,
+    /// Whether the files of the source are all that shows that it is there, as of a prefix on a server: a name that is not
+    /// right then looks like an empty source. Default: no.
+    pub source_shows_by_files: bool,
+    /// Whether the target is a directory that is to make no links and no directories of objects that stand for such: they
+    /// fail instead of becoming empty files. Default: no.
+    pub only_files: bool,
+    /// Whether objects that stand for directories are part of the run. Default: no; then a sync leaves those in the target
+    /// alone that an earlier run has made.
+    pub directories: bool,
     /// Which names the target takes for one; default: none. Where it does, the source is listed up to twice before the
     /// first file, and none of such names is copied.
     pub folding: Folding,
@@ -87,6 +96,9 @@ impl Job {
             source,
             target,
             source_place: None,
+            source_shows_by_files: false,
+            only_files: false,
+            directories: false,
             folding: Folding::default(),
             moved_away: None,
             ledger,
@@ -231,7 +243,12 @@ pub enum EngineError {
     EmptySource {
         /// That the ledger does not hold as gone already.
         files: u64,
+        /// What would become of the target's files were the source accepted as empty; nothing: they would stay.
+        removal: Option<Removal>,
     },
+    /// The source has no entry at all, and nobody has ever seen one in it: a name that is not right looks alike.
+    #[error("the source has nothing, and this ledger never saw anything in it")]
+    NothingThere,
     /// A safeguard refused; what is in the target stays.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -398,13 +415,16 @@ fn open_merge(job: &Job) -> Merge {
 }
 
 /// An empty source is rather one that is not mounted: nothing is then taken for gone.
-async fn refuse_empty_source(merge: &mut Merge, ledger: &dyn Ledger) -> Result<(), EngineError> {
+async fn refuse_empty_source(merge: &mut Merge, job: &Job) -> Result<(), EngineError> {
     if !merge.source_is_empty().await? {
         return Ok(());
     }
-    let held = ledger.state_counts().await?;
+    let held = job.ledger.state_counts().await?;
+    if job.source_shows_by_files && held.values().all(|count| count.files == 0) {
+        return Err(EngineError::NothingThere);
+    }
     // What this program has moved away is not missing.
     let missing = |state: &State| !matches!(state, State::Gone | State::Retired);
     let files = held.iter().filter(|(state, _)| missing(state)).map(|(_, count)| count.files).sum();
-    if files > 0 { Err(EngineError::EmptySource { files }) } else { Ok(()) }
+    if files > 0 { Err(EngineError::EmptySource { files, removal: None }) } else { Ok(()) }
 }

@@ -17,7 +17,7 @@ use std::fmt;
 use storage_core::error::{Error as StorageError, ErrorKind};
 
 use crate::config::ConfigError;
-use crate::engine::EngineError;
+use crate::engine::{EngineError, Removal};
 use crate::filter::FilterError;
 use crate::ledger::LedgerError;
 use crate::report::{ReportError, Verdict};
@@ -238,18 +238,46 @@ impl From<EngineError> for Failure {
             EngineError::Source(error) => Self::storage(Side::Source, &error),
             EngineError::Target(error) => Self::storage(Side::Target, &error),
             EngineError::Ledger(error) => error.into(),
-            error @ EngineError::EmptySource { .. } => Self::new(Exit::Refused, error.to_string()).with_hint(
-                "check that the source is mounted and is the right one; if it is really empty now, say so with \
-                 --allow-empty-source: what is in the target stays",
+            EngineError::EmptySource { files, ref removal } => {
+                let then = match removal {
+                    None => "what is in the target stays".to_owned(),
+                    Some(removal) => emptied(files, removal),
+                };
+                Self::new(Exit::Refused, error.to_string()).with_hint(format!(
+                    "check that the source is mounted and is the right one; if it is really empty now, say so with \
+                     --allow-empty-source: {then}"
+                ))
+            }
+            EngineError::NothingThere => Self::new(Exit::Refused, error.to_string()).with_hint(
+                "check the name of the bucket and the prefix: one that is not right looks the same; if there is really \
+                 nothing in it yet, say so with --allow-empty-source",
             ),
             EngineError::Refused(refusal) => {
                 Self::new(Exit::Refused, refusal.to_string()).with_hint(refusal.hint())
             }
-            EngineError::Threads(error) => Self::new(Exit::Internal, format!("cannot start the threads of the run: {error}"))
-                .with_hint("raise the limits on processes and open files (ulimit -u, ulimit -n), or lower --concurrency"),
+            EngineError::Threads(error) => Self::new(
+                Exit::Internal,
+                format!("cannot start the threads of the run: {error}"),
+            )
+            .with_hint(
+                "raise the limits on processes and open files (ulimit -u, ulimit -n), or lower --concurrency",
+            ),
             EngineError::Internal(reason) => Self::internal(reason),
         }
     }
+}
+
+/// Says what a sync would do to a target whose source is accepted as empty.
+fn emptied(files: u64, removal: &Removal) -> String {
+    let fate = match removal.quarantine.is_zero() {
+        true => "deleted at once",
+        false => "moved to its quarantine",
+    };
+    format!(
+        "then ALL files of the target that the run is about are {fate}, unless they are more than --max-delete \
+         (of {files} files: {})",
+        removal.limit.of(files)
+    )
 }
 
 impl From<ConfigError> for Failure {

@@ -671,6 +671,10 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
     /// Counts a run's journal.
     async fn outcome_counts(&self, run: RunId) -> Result<BTreeMap<Outcome, Count>>;
 
+    /// Counts the entries that failed in a run and of which the ledger has no row, as no file could be made of them: a name
+    /// that the target cannot have, a directory that cannot be read. No count of states has them.
+    async fn unrecorded(&self, run: RunId) -> Result<Count>;
+
     /// Counts a run's journal by outcome and reason, most frequent first.
     async fn reason_counts(&self, run: RunId) -> Result<Vec<(Outcome, String, u64)>>;
 

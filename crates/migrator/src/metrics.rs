@@ -44,13 +44,13 @@ impl Exporter {
             .install_recorder()?;
         describe();
         // What was never counted is 0 and not missing, so that the first event is an increase.
-        metrics::counter!(names::MISMATCHES).increment(0);
         for result in [names::SENT, names::RESUMED] {
             metrics::counter!(names::PARTS, "result" => result).increment(0);
         }
         for reason in names::REFUSALS {
             metrics::counter!(names::HTTP_REFUSED, "reason" => reason).increment(0);
         }
+        config_reloaded(true);
         metrics::gauge!(names::BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         Ok(Self(handle))
     }
@@ -86,6 +86,11 @@ fn describe() {
         (names::PENDING, Unit::Count, "Entries that the run in progress has found and not dealt with."),
         (names::LAST_PROGRESS, Unit::Seconds, "When a run in progress last moved."),
         (names::BUILD_INFO, Unit::Count, "1, with the program's version."),
+        (
+            names::CONFIG_RELOADED,
+            Unit::Count,
+            "1: the configuration is the one last read; 0: that was refused.",
+        ),
         (names::RUNNING, Unit::Count, "1 while a run of the job is in progress."),
         (names::LAST_SUCCESS, Unit::Seconds, "When the latest run without a failure ended; 0: none yet."),
         (names::NEXT_RUN, Unit::Seconds, "When the next run is due; 0: none is."),
@@ -115,7 +120,8 @@ fn describe() {
 /// Adds what a job's run has counted since the last look to the counters of the job.
 pub struct Sampler {
     last: Snapshot,
-    objects: [Counter; 4],
+    objects: [Counter; 8],
+    mismatches: Counter,
     read: Counter,
     sent: Counter,
     retries: Counter,
@@ -150,11 +156,15 @@ impl Sampler {
         }
         let retries = metrics::counter!(names::RETRIES, "job" => job.to_owned());
         retries.increment(0);
+        // What was never counted is 0 and not missing, so that the first event is an increase.
+        let mismatches = metrics::counter!(names::MISMATCHES, "job" => job.to_owned());
+        mismatches.increment(0);
         let pending = metrics::gauge!(names::PENDING, "job" => job.to_owned());
         pending.set(0.0);
         Self {
             last: Snapshot::default(),
-            objects: [names::COPIED, names::UNCHANGED, names::SKIPPED, names::FAILED].map(object),
+            objects: names::STATES.map(object),
+            mismatches,
             read: bytes(names::READ),
             sent: bytes(names::SENT),
             retries,
@@ -163,8 +173,13 @@ impl Sampler {
         }
     }
 
-    /// Makes the next look that at a new run, whose numbers begin at 0.
-    pub fn restart(&mut self) {
+    /// Begins a run, whose numbers begin at 0. It has moved by beginning: what was before is no rest of its own.
+    pub fn begin(&mut self, at: Timestamp) {
+        self.restart();
+        self.progress.set(seconds(at));
+    }
+
+    fn restart(&mut self) {
         self.last = Snapshot::default();
     }
 
@@ -176,16 +191,24 @@ impl Sampler {
             (now.unchanged, last.unchanged),
             (now.skipped, last.skipped),
             (now.failed, last.failed),
+            (now.quarantined, last.quarantined),
+            (now.deleted, last.deleted),
+            (now.not_deleted, last.not_deleted),
+            (now.source_removed, last.source_removed),
         ];
+        // A long deletion reads and sends nothing.
+        let removed = states.iter().skip(4).any(|(now, last)| now != last);
         for (counter, (now, last)) in self.objects.iter().zip(states) {
             counter.increment(now.saturating_sub(last));
         }
+        self.mismatches.increment(now.mismatched.saturating_sub(last.mismatched));
         self.read.increment(now.bytes_read.saturating_sub(last.bytes_read));
         self.sent.increment(now.bytes_sent.saturating_sub(last.bytes_sent));
         self.retries.increment(now.retries.saturating_sub(last.retries));
         self.pending.set(as_number(now.planned.saturating_sub(now.done)));
         let moved = (now.done, now.planned, now.bytes_read, now.bytes_sent)
-            != (last.done, last.planned, last.bytes_read, last.bytes_sent);
+            != (last.done, last.planned, last.bytes_read, last.bytes_sent)
+            || removed;
         if moved {
             self.progress.set(seconds(at));
         }
@@ -214,6 +237,11 @@ pub fn ledger_files(job: &str, state: &'static str, files: u64, bytes: u64) {
     for (name, number) in [(names::LEDGER_FILES, files), (names::LEDGER_BYTES, bytes)] {
         metrics::gauge!(name, "job" => job.to_owned(), "state" => state).set(as_number(number));
     }
+}
+
+/// Notes whether the latest reading of the configuration was accepted.
+pub fn config_reloaded(accepted: bool) {
+    metrics::gauge!(names::CONFIG_RELOADED).set(if accepted { 1.0 } else { 0.0 });
 }
 
 /// Counts a run that has ended.
@@ -261,15 +289,28 @@ mod tests {
             assert!(!sampler.sample(at, &progress.snapshot()), "nothing moved");
             progress.outcome("b", Outcome::Failed, "denied", Some(20));
             sampler.sample(at, &progress.snapshot());
+            // A deletion moves nothing but itself.
+            progress.outcome("old", Outcome::Quarantined, "", Some(5));
+            assert!(sampler.sample(at, &progress.snapshot()), "a removal is progress");
+            progress.source_removed();
+            assert!(sampler.sample(at, &progress.snapshot()), "and so is a removal of a source");
+            progress.outcome("c", Outcome::Different, "", Some(5));
+            sampler.sample(at, &progress.snapshot());
             // The numbers of the next run begin at 0 again, the counters go on.
             sampler.rest();
+            sampler.begin(Timestamp::from_second(100).unwrap());
             let next = Progress::new();
             next.outcome("b", Outcome::Copied, "", Some(20));
-            sampler.sample(at, &next.snapshot());
+            sampler.sample(Timestamp::from_second(100).unwrap(), &next.snapshot());
         });
         for line in [
             "migrator_objects_total{job=\"photos\",state=\"copied\"} 2",
-            "migrator_objects_total{job=\"photos\",state=\"failed\"} 1",
+            "migrator_objects_total{job=\"photos\",state=\"failed\"} 2",
+            "migrator_objects_total{job=\"photos\",state=\"quarantined\"} 1",
+            "migrator_objects_total{job=\"photos\",state=\"deleted\"} 0",
+            "migrator_objects_total{job=\"photos\",state=\"source_removed\"} 1",
+            "migrator_verify_mismatches_total{job=\"photos\"} 1",
+            "migrator_last_progress_timestamp_seconds{job=\"photos\"} 100",
             "migrator_objects_total{job=\"photos\",state=\"skipped\"} 0",
             "migrator_bytes_total{job=\"photos\",direction=\"sent\"} 10",
             "migrator_objects_pending{job=\"photos\"} 0",

@@ -8,6 +8,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use storage_core::id::FileId;
+
 pub mod directory;
 mod posix;
 pub(crate) mod preparation;
@@ -29,6 +31,16 @@ const OWN_XATTRS: &[u8] = b"user.storage.";
 fn is_kept_xattr(name: &[u8]) -> bool {
     name.strip_prefix(b"user.").is_some_and(|own| !own.is_empty() && !own.contains(&0))
         && !name.starts_with(OWN_XATTRS)
+}
+
+/// Tells what an object stands for that is no file, going by its id and what its tag [`TAG`] says.
+pub fn stands_for(id: &FileId, tag: Option<&String>) -> Option<&'static str> {
+    let attributes = tag.and_then(|tag| Attributes::parse(tag))?;
+    match attributes {
+        Attributes { directory: true, .. } if id.file_name() == MARKER => Some("directory"),
+        Attributes { link: Some(_), .. } => Some("symbolic link"),
+        _ => None,
+    }
 }
 
 /// Which attributes are kept.

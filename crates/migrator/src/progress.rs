@@ -113,6 +113,16 @@ numbers! {
     skipped,
     /// Entries failed (in an audit: findings).
     failed,
+    /// Sync: files of the target moved to the quarantine there.
+    quarantined,
+    /// Sync: files of the target deleted at once.
+    deleted,
+    /// Sync: files of the target that were to be removed and were not.
+    not_deleted,
+    /// Files of the source moved to the quarantine there.
+    source_removed,
+    /// Audit: files missing or different in the target; among those failed.
+    mismatched,
     /// Bytes sent, attempts that failed included.
     bytes_sent,
     /// Bytes read, of the source and of what is read back.
@@ -205,7 +215,22 @@ impl Progress {
             add(&numbers.done, 1);
             add(&numbers.done_bytes, size.unwrap_or(0));
         }
+        let beside = match outcome {
+            Outcome::Quarantined => Some(&numbers.quarantined),
+            Outcome::Deleted => Some(&numbers.deleted),
+            Outcome::NotDeleted => Some(&numbers.not_deleted),
+            Outcome::Missing | Outcome::Different => Some(&numbers.mismatched),
+            _ => None,
+        };
+        if let Some(number) = beside {
+            add(number, 1);
+        }
         self.tell(&Event::File { subject, outcome, reason, size });
+    }
+
+    /// Counts a file of the source that was moved away.
+    pub fn source_removed(&self) {
+        add(&self.0.numbers.source_removed, 1);
     }
 
     /// Counts bytes read, of the source and of what is read back.

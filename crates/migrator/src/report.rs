@@ -38,6 +38,7 @@ pub mod rows;
 pub mod story;
 pub mod survey;
 pub mod text;
+pub mod unrecorded;
 
 /// Version of `report.json`; grows when a field changes its meaning or goes.
 pub const SCHEMA_VERSION: u32 = 1;

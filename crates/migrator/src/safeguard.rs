@@ -149,11 +149,11 @@ impl Refusal {
     /// Says what to look at, and names the one option that would allow it.
     pub fn hint(&self) -> String {
         match self {
-            Self::SourceEmpty { .. } => {
-                "check that the source is mounted and is the right one; if it is really \
-                 empty now, say so with --allow-empty-source"
-                    .to_owned()
-            }
+            Self::SourceEmpty { candidates } => format!(
+                "check that the source is mounted and is the right one; if it is really empty now, say so with \
+                 --allow-empty-source: then all {candidates} are removed from the target, unless they are more than \
+                 --max-delete"
+            ),
             Self::Elsewhere { .. } => {
                 "check that the source is mounted and is the right one; if it has moved, say so \
                  with --allow-other-filesystem"

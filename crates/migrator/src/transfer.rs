@@ -46,6 +46,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::lanes::Lanes;
+use crate::preserve;
 use crate::progress::Progress;
 use crate::rules::Rules;
 use crate::throttle::Throttle;
@@ -121,6 +122,7 @@ pub struct Mover {
     buffers: Pool,
     throttle: Option<Arc<Throttle>>,
     rules: Rules,
+    only_files: bool,
     lanes: Lanes,
     progress: Progress,
     stop: CancellationToken,
@@ -139,6 +141,8 @@ pub struct MoverOptions {
     pub throttle: Option<Arc<Throttle>>,
     /// What files are given instead of what the source has.
     pub rules: Rules,
+    /// Whether what stands for a link or a directory is refused, as the target would make an empty file of it.
+    pub only_files: bool,
     /// Where parts are sent, beside the reading of the next.
     pub lanes: Lanes,
 }
@@ -169,6 +173,7 @@ impl Mover {
             ),
             throttle: options.throttle,
             rules: options.rules,
+            only_files: options.only_files,
             lanes: options.lanes,
             progress,
             stop,
@@ -467,6 +472,15 @@ impl Mover {
         let download = self.source.download(&file.id, of_version(file).with_unverified(true)).await;
         let download = download.map_err(TransferError::Source)?;
         let mut options = attributes(&download.metadata);
+        if self.only_files
+            && let Some(what) = preserve::stands_for(&file.id, options.tags.get(preserve::TAG))
+        {
+            return Err(TransferError::Target(
+                Error::new(ErrorKind::NotAFile, Op::Upload)
+                    .with_id(&file.id)
+                    .with_message(format!("it stands for a {what}: --preserve all makes one of it")),
+            ));
+        }
         self.rules.apply(&file.id, &mut options);
         Ok(Reader {
             body: download.body.fuse(),

@@ -368,7 +368,7 @@ async fn an_empty_source_makes_nothing_gone() {
         engine::copy(&bench.job, &options()).await.unwrap_err(),
         engine::verify(&bench.job, &VerifyOptions::default()).await.unwrap_err(),
     ] {
-        assert!(matches!(error, EngineError::EmptySource { files: 1 }), "{error}");
+        assert!(matches!(error, EngineError::EmptySource { files: 1, removal: None }), "{error}");
     }
     assert_eq!(bench.states().await["a"], State::Verified);
     let mut really = options();

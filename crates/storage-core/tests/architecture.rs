@@ -149,7 +149,7 @@ const MIGRATOR: &[Row] = &[
     ("throttle", &["quantity"]),
     ("lanes", &[]),
     // Siblings: neither knows the other, nor the ledger.
-    ("transfer", &["lanes", "progress", "rules", "throttle"]),
+    ("transfer", &["lanes", "preserve", "progress", "rules", "throttle"]),
     ("verify", &["progress", "throttle"]),
     (
         "engine",
@@ -163,6 +163,7 @@ const MIGRATOR: &[Row] = &[
             "metrics::names",
             "order",
             "plan",
+            "preserve",
             "progress",
             "quarantine",
             "retire",
@@ -176,7 +177,7 @@ const MIGRATOR: &[Row] = &[
     ),
     ("metrics", &["metrics::names", "progress"]),
     ("metrics::names", &[]),
-    ("report", &["course", "item", "ledger", "quantity"]),
+    ("report", &["course", "item", "ledger", "quantity", "quarantine"]),
     ("config", &["daemon::schedule", "quantity", "rules", "throttle"]),
     ("failure", &["config", "engine", "filter", "ledger", "report"]),
     // What a run is, it does not know: that is composed by the command line.

@@ -47,6 +47,7 @@ fn a_failed_file_is_found_mended_and_retried_alone() {
     let hall = stage.start_as(command);
     let view = hall.run("files");
     assert_eq!((&view["last"]["result"], &view["last"]["exit_code"]), (&"some_failed".into(), &4.into()));
+    assert_eq!(view["coverage"]["unrecorded"]["files"], 0, "it has a row: {view:#}");
     let failures = hall.get("/api/v1/failures").expect(200).json();
     let failure = &failures["failures"][0];
     assert_eq!(failures["failures"].as_array().unwrap().len(), 1, "{failures:#}");
@@ -213,7 +214,7 @@ fn an_audit_as_a_job_finds_what_was_planted() {
     hall.until("files", "it knows", |view| view["coverage"]["verified"]["files"] == 1);
     assert!(view["due"].is_null(), "an audit that found something is not repeated by itself: {view:#}");
     let metrics = hall.get("/metrics").expect(200).body;
-    assert!(metrics.contains("\nmigrator_verify_mismatches_total 1\n"), "{metrics}");
+    assert!(metrics.contains("migrator_verify_mismatches_total{job=\"audit\"} 1\n"), "{metrics}");
     let failures = hall.get("/api/v1/failures?job=files").expect(200).json();
     assert_eq!(
         (&failures["failures"][0]["subject"], &failures["failures"][0]["state"]),
@@ -237,4 +238,41 @@ fn what_downtime_missed_is_run_although_an_audit_ran_later() {
     let view = hall.until("files", "it has caught up", |view| view["last"]["exit_code"] == 0);
     assert_eq!((&view["last"]["run"], view["failures"].as_u64()), (&3.into(), Some(0)), "{view:#}");
     assert_eq!(hall.job("audit")["last"]["run"], 2);
+}
+
+/// A retry of what a sync failed with was a conflict; and its failures were told by the audit, which mends nothing.
+#[test]
+fn what_a_sync_failed_with_is_retried_alone_and_deletes_nothing() {
+    let of = |name: &str, mode: &str, more: &str| {
+        job(name, more).replace("mode = \"copy\"", &format!("mode = \"{mode}\""))
+    };
+    let options = "retries = 0\noptions = [\"--delete\"]";
+    let stage =
+        Stage::new(&format!("{}{}", of("audit", "verify", "retries = 0"), of("mirror", "sync", options)));
+    for name in ["a", "b"] {
+        stage.desk.write(&format!("source/{name}"), name);
+    }
+    stage.desk.write("target/old", "old");
+    close(&stage.desk.source("b"), 0o000);
+    stage.desk.give_to_nobody();
+    let command = stage.command().by_nobody();
+    let hall = stage.start_as(command);
+    let view = hall.run("mirror");
+    assert_eq!((&view["last"]["result"], &view["partial"]), (&"some_failed".into(), &true.into()));
+    let failures = hall.get("/api/v1/failures").expect(200).json();
+    let failure = &failures["failures"][0];
+    assert_eq!((&failure["job"], &failure["can_retry"]), (&"mirror".into(), &true.into()), "{failures:#}");
+    close(&hall.desk().source("b"), 0o644);
+    hall.ask("mirror", "retry", "{\"ids\": [\"b\"]}");
+    let run = hall.latest_run("mirror");
+    let sums = ["planned", "copied", "quarantined"].map(|name| count(&run["sums"][name]));
+    assert_eq!(sums, [1, 1, 0], "{run:#}");
+    assert!(hall.stored().contains_key("old"));
+    // The whole of it removes what is to be removed, and its metrics say so.
+    hall.run("mirror");
+    assert!(!hall.stored().contains_key("old"));
+    let metrics = hall.get("/metrics").expect(200).body;
+    let counted = "migrator_objects_total{job=\"mirror\",state=\"quarantined\"} 1\n";
+    assert!(metrics.contains(counted), "{metrics}");
+    assert!(metrics.contains("\nmigrator_config_reload_success 1\n"), "{metrics}");
 }

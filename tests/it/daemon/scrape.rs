@@ -121,7 +121,7 @@ fn every_expression_of_the_dashboard_returns_data() {
     // What no expression may be without: what alerts compare is there.
     let rules = request(at, "GET", "/api/v1/rules", &[], "").json();
     let rules = rules["data"]["groups"][0]["rules"].as_array().unwrap().clone();
-    assert_eq!(rules.len(), 9);
+    assert_eq!(rules.len(), 10);
     for rule in rules {
         assert_eq!(rule["health"], "ok", "{rule:#}");
         assert_ne!(rule["state"], "firing", "{rule:#}");

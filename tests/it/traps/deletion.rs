@@ -63,6 +63,10 @@ fn what_left_the_source_is_moved_to_the_quarantine_and_the_sums_say_so() {
     assert_eq!(report.json["candidates"], 3);
     assert!(report.row("d/1").unwrap()["error"].starts_with(".quarantine/until-"), "{:?}", report.row("d/1"));
     assert!(ran.stdout.contains("quarantined"), "{ran}");
+    // What was removed is said, and spoils no figure of what is there.
+    let page = fs::read_to_string(desk.path("report/report.html")).unwrap();
+    assert!(page.contains("Removed from the target") && page.contains("Stays until"), "{page}");
+    assert!(page.contains("100 % of the files of this run are proven"), "{page}");
 
     // It is no file any more: not copied back, not deleted, not extra.
     let ran = sync(&desk).run().exits(0);
@@ -171,6 +175,13 @@ fn an_empty_source_deletes_nothing() {
     fs::create_dir(desk.path("source")).unwrap();
     let ran = sync(&desk).run().refuses(6, &["the source is empty", "--allow-empty-source"]);
     nothing_is_deleted(&desk, &ran);
+    // What the option would do is said before it is used.
+    assert!(!ran.stderr.contains("stays") && ran.stderr.contains("ALL files of the target"), "{ran}");
+    assert!(ran.stderr.contains("moved to its quarantine"), "{ran}");
+    let ran = sync(&desk).args(["--quarantine-days", "0"]).run().refuses(6, &["deleted at once"]);
+    nothing_is_deleted(&desk, &ran);
+    let copy = desk.migrator(["copy", "source", "embedded:target"]);
+    copy.run().refuses(6, &["what is in the target stays"]);
     // Also where no ledger knows that there was something.
     let fresh = sync(&desk).args(["--ledger", "fresh.sqlite"]);
     let ran = fresh.clone().run().exits(6);

@@ -48,7 +48,7 @@ Storages (SOURCE and TARGET):
                         address, the region and the credentials come from the AWS environment.
   NAME[:PREFIX]         A storage of the configuration file.
   embedded:DIR          The project's own S3 server in front of a directory, in this process: real S3
-                        requests without a server. DIR is made when it is missing.
+                        requests without a server. A TARGET is made when it is missing.
 
 Exit codes:
   0    Done, and everything is as it should be.
@@ -92,7 +92,7 @@ Examples:
   migrator copy /srv/files s3://archive --report report
   migrator sync /srv/files s3://archive --delete
   migrator verify /srv/files s3://archive --read-back
-  migrator copy s3://archive /srv/files.restored";
+  migrator copy s3://archive /srv/files.restored --preserve all";
 
 /// What was asked for.
 #[derive(Debug, Parser)]

@@ -138,6 +138,9 @@ pub(super) async fn carry_out(
         let attic = open_attic(path, &migration)?;
         job.moved_away = attic.was_used().then(|| attic.home());
     }
+    job.source_shows_by_files = matches!(migration.source, Place::S3(_));
+    job.only_files = matches!(migration.target, Place::Directory { .. }) && !kept.any();
+    job.directories = kept.directories;
     job.folding = migration.target.folding();
     job.progress = drive.progress;
     if let Some(bound) = target.bound.clone() {

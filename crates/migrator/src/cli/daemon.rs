@@ -15,7 +15,7 @@ use crate::cli::signals;
 use crate::config::Config;
 use crate::daemon::{Daemon, JobSpec, schedule, systemd};
 use crate::failure::{Exit, Failure};
-use crate::metrics::Exporter;
+use crate::metrics::{self, Exporter};
 use crate::quantity::show_count;
 use crate::web::gate::Gate;
 use crate::web::{self, Site};
@@ -165,7 +165,9 @@ impl Reload {
     fn tell(&self) {
         let output = &self.context.output;
         systemd::reloading();
-        let status = match self.once() {
+        let read = self.once();
+        metrics::config_reloaded(read.is_ok());
+        let status = match read {
             Ok(jobs) => {
                 output.note(&format!("the configuration was read again: {}", show_count(jobs, "job")));
                 format!("dashboard at http://{}/", self.address)

@@ -13,10 +13,13 @@ use crate::ledger::{Attempt, Outcome};
 use crate::quantity::{show_count, show_name, show_text};
 use crate::report::story::Story;
 
-/// Tells everything the ledger knows of one file. Exits with 0 also where it knows nothing: that is the answer.
+/// Names that are offered for one that is not known.
+const SIMILAR: usize = 5;
+
+/// Tells everything the ledger knows of one file.
 ///
 /// # Errors
-/// There is no ledger, or it cannot be read.
+/// There is no ledger, or it cannot be read; it knows nothing of the file.
 pub(super) async fn run(context: &Context, args: &args::Explain) -> Result<Exit, Failure> {
     let (source, target, subject) = words(args)?;
     let ledger = context.look_up(source, target, args.ledger.as_deref()).await?;
@@ -24,10 +27,20 @@ pub(super) async fn run(context: &Context, args: &args::Explain) -> Result<Exit,
         Failure::new(Exit::Usage, "the ID is not UTF-8, so it is no file's name here")
             .with_hint("entries whose name is not UTF-8 are in files.csv with odd bytes escaped")
     })?;
-    let story = Story::of(&ledger, subject).await?;
+    let story = Story::find(&ledger, subject).await?;
     context.output.event("explain", &story);
-    context.output.text(&human(&story));
-    Ok(Exit::Ok)
+    if story.is_known() {
+        context.output.text(&human(&story));
+        return Ok(Exit::Ok);
+    }
+    let failure = Failure::new(Exit::Config, format!("the ledger does not know {}", show_name(subject)));
+    let similar = Story::similar(&ledger, subject, SIMILAR).await?;
+    Err(match similar.as_slice() {
+        [] => failure.with_hint("an ID is the path beneath the source, byte for byte"),
+        similar => similar
+            .iter()
+            .fold(failure, |failure, id| failure.with_hint(format!("did you mean {}?", show_name(id)))),
+    })
 }
 
 fn words(args: &args::Explain) -> Result<(Option<&OsStr>, Option<&OsStr>, &OsStr), Failure> {
@@ -48,10 +61,13 @@ fn human(story: &Story) -> String {
     };
     line(format_args!("{}", show_name(&story.subject)));
     match &story.file {
-        None if story.history.is_empty() => line(format_args!("  the ledger does not know it")),
         None => line(format_args!("  the ledger has no file of this name")),
         Some(file) => {
-            line(format_args!("  {}: {}", file.state, in_words(file.state)));
+            let words = match story.is_removed() {
+                true => "the source no longer has it, and a sync removed it from the target",
+                false => in_words(file.state),
+            };
+            line(format_args!("  {}: {words}", file.state));
             line(format_args!("  size      {}", show_count(file.size, "byte")));
             if let Some(digest) = &file.digest {
                 line(format_args!("  sha256    {digest}"));

@@ -10,17 +10,17 @@ use crate::cli::output::Output;
 use crate::config::env::{Env, MIGRATOR_LOG};
 use crate::failure::{Exit, Failure};
 
-/// Installs the log. Warnings and errors by default; the AWS SDK's own lines only when they are asked for.
+/// Installs the log. Warnings and errors by default, of a daemon what its runs do as well; the AWS SDK's own lines only when they are asked for.
 ///
 /// # Errors
 /// [`MIGRATOR_LOG`] cannot be understood.
-pub(super) fn start(global: &Global, env: &Env, output: &Output) -> Result<(), Failure> {
+pub(super) fn start(global: &Global, daemon: bool, env: &Env, output: &Output) -> Result<(), Failure> {
     let filter = match &env.log {
         Some(directives) => EnvFilter::try_new(directives).map_err(|error| {
             Failure::new(Exit::Config, format!("{MIGRATOR_LOG} cannot be understood: {error}"))
                 .with_hint("write a level, or levels of modules: info, migrator=debug,storage_core=trace")
         })?,
-        None => EnvFilter::new(default_directives(global)),
+        None => EnvFilter::new(default_directives(global, daemon)),
     };
     let writer = Writer(output.clone());
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
@@ -32,10 +32,13 @@ pub(super) fn start(global: &Global, env: &Env, output: &Output) -> Result<(), F
     installed.map_err(|error| Failure::internal(format!("cannot start the log: {error}")))
 }
 
-fn default_directives(global: &Global) -> &'static str {
+/// What credentials cannot be had for, the error says in one line; the SDK says it in pages.
+fn default_directives(global: &Global, daemon: bool) -> &'static str {
     match (global.quiet, global.verbose) {
         (true, _) => "error",
-        (false, 0) => "warn",
+        // Nobody stands beside a daemon: its runs are told as they begin and end.
+        (false, 0) if daemon => "warn,aws_config=error,migrator=info",
+        (false, 0) => "warn,aws_config=error",
         (false, 1) => "warn,migrator=info,storage_core=info,s3_server=info",
         (false, _) => "warn,migrator=debug,storage_core=debug,s3_server=debug",
     }

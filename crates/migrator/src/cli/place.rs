@@ -70,23 +70,23 @@ impl AwsEnv {
 impl Place {
     /// Resolves what was named on the command line.
     ///
-    /// A source that is a directory must exist; a target, and a directory behind `embedded:`, need not.
+    /// A source that is a directory, also one behind `embedded:`, must exist; a target need not.
     ///
     /// # Errors
     /// There is no such directory, it is a file, or it cannot be looked at; the endpoint is no URL.
     pub fn of(endpoint: Endpoint, side: Side, config: &Config, aws: &AwsEnv) -> Result<Self, Failure> {
         match endpoint {
             Endpoint::Directory(path) => {
-                Ok(Self::Directory { path: resolve_directory(&path, side, false)?, relaxed: false })
+                Ok(Self::Directory { path: resolve_directory(&path, side)?, relaxed: false })
             }
-            Endpoint::Embedded(path) => Ok(Self::Embedded { path: resolve_directory(&path, side, true)? }),
+            Endpoint::Embedded(path) => Ok(Self::Embedded { path: resolve_directory(&path, side)? }),
             Endpoint::S3 { bucket, prefix } => {
                 Self::s3(config::S3 { bucket, prefix, ..config::S3::default() }, aws)
             }
             Endpoint::Named { name, prefix } => match config.storages.get(&name) {
                 Some(Storage::Local { path, relaxed }) => {
                     let path = if prefix.is_empty() { path.clone() } else { path.join(prefix) };
-                    Ok(Self::Directory { path: resolve_directory(&path, side, false)?, relaxed: *relaxed })
+                    Ok(Self::Directory { path: resolve_directory(&path, side)?, relaxed: *relaxed })
                 }
                 Some(Storage::S3(s3)) => {
                     let mut s3 = s3.clone();
@@ -197,11 +197,11 @@ fn show_path(path: &Path) -> String {
     text
 }
 
-fn resolve_directory(path: &Path, side: Side, made: bool) -> Result<PathBuf, Failure> {
+fn resolve_directory(path: &Path, side: Side) -> Result<PathBuf, Failure> {
     let shown = show_path(path);
     let resolved = match std::fs::canonicalize(path) {
         Ok(resolved) => resolved,
-        Err(error) if error.kind() == io::ErrorKind::NotFound && (made || side == Side::Target) => {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && side == Side::Target => {
             return resolve_missing(path)
                 .map_err(|error| Failure::new(Exit::Config, format!("{side} {shown}: {error}")));
         }

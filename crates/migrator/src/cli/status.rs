@@ -11,6 +11,7 @@ use crate::failure::{Exit, Failure};
 use crate::item::State;
 use crate::ledger::{Binding, Count, Ledger, RunEnd, RunRecord};
 use crate::quantity::{show_count, show_name, show_size, show_text};
+use crate::report::unrecorded::unrecorded;
 
 #[derive(Serialize)]
 struct StatusBody<'s> {
@@ -20,6 +21,7 @@ struct StatusBody<'s> {
     states: &'s BTreeMap<State, Count>,
     verified: Count,
     left: Count,
+    unrecorded: Count,
     orphaned_uploads: usize,
 }
 
@@ -33,7 +35,9 @@ pub(super) async fn run(context: &Context, args: &args::Lookup) -> Result<Exit, 
     let run = ledger.run(None).await?;
     let states = ledger.state_counts().await?;
     let orphans = ledger.orphans().await?.len();
-    let (verified, left) = (count(&states, &[State::Verified]), count(&states, &LEFT));
+    let unrecorded = unrecorded(&ledger).await?;
+    let verified = count(&states, &[State::Verified]);
+    let left = sum(count(&states, &LEFT), unrecorded);
     context.output.event(
         "status",
         &StatusBody {
@@ -43,10 +47,11 @@ pub(super) async fn run(context: &Context, args: &args::Lookup) -> Result<Exit, 
             states: &states,
             verified,
             left,
+            unrecorded,
             orphaned_uploads: orphans,
         },
     );
-    context.output.text(&human(&ledger, run.as_ref(), &states, orphans));
+    context.output.text(&human(&ledger, run.as_ref(), &states, unrecorded, orphans));
     Ok(Exit::Ok)
 }
 
@@ -54,16 +59,18 @@ pub(super) async fn run(context: &Context, args: &args::Lookup) -> Result<Exit, 
 const LEFT: [State; 4] = [State::Copying, State::Copied, State::Failed, State::Damaged];
 
 fn count(states: &BTreeMap<State, Count>, of: &[State]) -> Count {
-    of.iter().filter_map(|state| states.get(state)).fold(Count::default(), |sum, count| Count {
-        files: sum.files + count.files,
-        bytes: sum.bytes + count.bytes,
-    })
+    of.iter().filter_map(|state| states.get(state)).copied().fold(Count::default(), sum)
+}
+
+const fn sum(one: Count, other: Count) -> Count {
+    Count { files: one.files + other.files, bytes: one.bytes + other.bytes }
 }
 
 fn human(
     ledger: &dyn Ledger,
     run: Option<&RunRecord>,
     states: &BTreeMap<State, Count>,
+    unrecorded: Count,
     orphans: usize,
 ) -> String {
     let mut text = String::new();
@@ -102,7 +109,7 @@ fn human(
     for (state, count) in states.iter().filter(|(_, count)| count.files > 0) {
         line(format_args!("  {:<9}{:>9}  {:>11}", state.as_str(), count.files, show_size(count.bytes)));
     }
-    let left = count(states, &LEFT);
+    let left = sum(count(states, &LEFT), unrecorded);
     match left.files {
         0 => line(format_args!("\nnothing is left of what the latest scan has seen")),
         files => line(format_args!(
@@ -110,6 +117,15 @@ fn human(
             show_count(files, "file"),
             show_size(left.bytes)
         )),
+    }
+    if unrecorded.files > 0 {
+        line(format_args!(
+            "of these, {} a name or a directory that could not be used: `migrator report --report DIR` lists each, and why",
+            match unrecorded.files {
+                1 => "1 has".to_owned(),
+                more => format!("{more} have"),
+            }
+        ));
     }
     if orphans > 0 {
         line(format_args!(

@@ -14,7 +14,8 @@ use crate::failure::{Exit, Failure};
 /// # Errors
 /// Whatever keeps the run from its end; a safeguard refused. Failed files do not.
 pub(super) async fn run(context: &Context, args: &args::Sync, drive: Drive) -> Result<Exit, Failure> {
-    let removal = args.delete.then(|| removal(args));
+    // Of a few files there is nothing to conclude about what the source lacks: they are copied.
+    let removal = (args.delete && drive.only.is_none()).then(|| removal(args));
     carry_out(context, &args.copy, Task::Sync(removal), drive).await
 }
 

@@ -20,11 +20,12 @@ use crate::daemon::source::{Seen, Watching};
 use crate::daemon::{Ended, JobSpec, Order, Scope, Work};
 use crate::failure::Failure;
 use crate::item::State;
-use crate::ledger::{Ledger, RunId, RunKind};
+use crate::ledger::{Ledger, LedgerError, RunId, RunKind};
 use crate::metrics::{self, Sampler, names};
 use crate::progress::meter::{Meter, Pace};
 use crate::progress::{Event, Progress};
 use crate::report::RunTotals;
+use crate::report::unrecorded::unrecorded;
 
 mod agenda;
 pub mod outcome;
@@ -146,8 +147,9 @@ impl Job {
         !std::mem::replace(&mut self.kept().prepared, true)
     }
 
+    /// Tells whether what failed can be tried again alone: of a sync by a copy of that.
     pub(super) fn is_partial(&self) -> bool {
-        self.kept().spec.partial
+        self.kept().is_partial()
     }
 
     /// Tells whether another job is about the same pair of storages, and so works with the same ledger.
@@ -216,9 +218,10 @@ impl Job {
     }
 
     async fn recount(&self, ledger: &dyn Ledger) {
-        let states = match ledger.state_counts().await {
-            Ok(states) => states,
-            Err(error) => {
+        let counted = async { Ok((ledger.state_counts().await?, unrecorded(ledger).await?)) };
+        let (states, unrecorded) = match counted.await {
+            Ok(counted) => counted,
+            Err::<_, LedgerError>(error) => {
                 tracing::warn!(job = self.name, %error, "the ledger's files cannot be counted");
                 return;
             }
@@ -227,7 +230,8 @@ impl Job {
             let count = states.get(&state).copied().unwrap_or_default();
             metrics::ledger_files(&self.name, state.as_str(), count.files, count.bytes);
         }
-        self.kept().coverage = Some(Coverage::of(states));
+        metrics::ledger_files(&self.name, names::UNRECORDED, unrecorded.files, unrecorded.bytes);
+        self.kept().coverage = Some(Coverage::of(states, unrecorded));
     }
 
     pub(super) fn to_watch(&self) -> Option<PathBuf> {
@@ -290,7 +294,7 @@ impl Job {
             sent: 0,
         });
         kept.speeds.clear();
-        kept.sampler.restart();
+        kept.sampler.begin(now);
         metrics::set(names::RUNNING, &self.name, 1.0);
         Some(Began { work: Arc::clone(&kept.spec.work), scope: order.scope.clone(), progress })
     }
@@ -379,7 +383,7 @@ impl Job {
             coverage: kept.coverage.clone(),
             speeds: kept.speeds.iter().copied().collect(),
             watch,
-            partial: kept.spec.partial,
+            partial: kept.is_partial(),
         }
     }
 }
@@ -407,6 +411,11 @@ impl Running {
 }
 
 impl Kept {
+    /// See [`Job::is_partial`]. By itself a sync looks at everything, so that it removes what it is to remove.
+    fn is_partial(&self) -> bool {
+        self.spec.partial || kind_of(self.spec.mode) == RunKind::Sync
+    }
+
     fn due(&self, zone: &TimeZone, seed: u64) -> Option<Due> {
         if self.running.is_some() || self.retired {
             return None;

@@ -120,7 +120,7 @@ pub(super) async fn copy_within(
         None => open_merge(job),
     };
     if job.only.is_none() && !options.allow_empty_source {
-        refuse_empty_source(&mut merge, &*job.ledger).await?;
+        refuse_empty_source(&mut merge, job).await?;
     }
     let clashes = clashes(&*job.source, &job.filter, job.folding).await?;
     let concurrency = options.concurrency.get() as usize;
@@ -144,6 +144,7 @@ pub(super) async fn copy_within(
                 part_size: options.part_size,
                 throttle: throttle.clone(),
                 rules: options.rules.clone(),
+                only_files: job.only_files,
                 lanes: lanes.clone(),
             },
             job.progress.clone(),

@@ -174,10 +174,7 @@ fn tell(progress: &Progress, change: &Change, size: Option<u64>) {
         }
         Change::Confirmed { id, attempts: Some(_), .. } => say(id.as_str(), Outcome::Copied, ""),
         Change::Failed { id, reason, .. } => say(id.as_str(), Outcome::Failed, reason),
-        Change::Damaged { id, outcome, .. } => {
-            metrics::counter!(names::MISMATCHES).increment(1);
-            say(id.as_str(), *outcome, "");
-        }
+        Change::Damaged { id, outcome, .. } => say(id.as_str(), *outcome, ""),
         Change::Gone { id } => say(id.as_str(), Outcome::Gone, ""),
         Change::Noted(line) => say(&line.subject, line.outcome, &line.reason),
         _ => {}

@@ -251,6 +251,9 @@ impl Retirer<'_> {
     /// Tells what is known now of a file that the copy has told already: it is not counted again.
     fn tell(&self, line: &OutcomeRecord) {
         let OutcomeRecord { subject, outcome, reason, size, .. } = line;
+        if *outcome != Outcome::Failed {
+            self.job.progress.source_removed();
+        }
         self.job.progress.tell(&Event::File { subject, outcome: *outcome, reason, size: *size });
     }
 

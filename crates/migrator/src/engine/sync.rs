@@ -57,7 +57,13 @@ pub async fn sync(job: &Job, options: &SyncOptions) -> Result<Ended, EngineError
         check_place(job, removal).await?;
         check_memory(job).await?;
     }
-    let mut copied = copy_within(job, &options.copy, RunKind::Sync).await?;
+    let mut copied = copy_within(job, &options.copy, RunKind::Sync).await.map_err(|error| match error {
+        // What accepting it would cost is for whoever asks to know.
+        EngineError::EmptySource { files, .. } => {
+            EngineError::EmptySource { files, removal: options.removal.clone() }
+        }
+        other => other,
+    })?;
     let mut refusal = None;
     if let Some(removal) = &options.removal
         && copied.failure.is_none()

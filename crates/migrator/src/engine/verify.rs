@@ -43,7 +43,7 @@ use super::{
 pub async fn verify(job: &Job, options: &VerifyOptions) -> Result<Ended, EngineError> {
     let mut merge = open_merge(job);
     if !options.allow_empty_source {
-        refuse_empty_source(&mut merge, &*job.ledger).await?;
+        refuse_empty_source(&mut merge, job).await?;
     }
     let before = job.progress.snapshot();
     let run = job.ledger.begin_run(RunKind::Verify, env!("CARGO_PKG_VERSION")).await?;

@@ -40,6 +40,7 @@ macro_rules! ledger_conformance {
             a_checkpoint_without_a_scan_keeps_where_the_scan_was,
             lists_the_latest_runs_first,
             tells_what_a_run_left_undone_and_nothing_else,
+            counts_what_failed_and_has_no_row,
             takes_nothing_for_a_run_that_is_not_open,
             goes_along_the_state_machine_and_nowhere_else,
             a_stale_change_changes_nothing,
@@ -321,6 +322,24 @@ pub(crate) async fn tells_what_a_run_left_undone_and_nothing_else(place: &dyn Pl
         assert_eq!(told, expected);
         assert_eq!(told.len(), 3);
     }
+}
+
+/// "100 % verified", and a directory that nobody could read.
+pub(crate) async fn counts_what_failed_and_has_no_row(place: &dyn Place) {
+    let ledger = place.open().await;
+    let run = begin(&*ledger).await;
+    assert_eq!(ledger.unrecorded(run).await.unwrap(), Count::default());
+    let failed = |subject: &str, size| Change::Noted(note(subject, Outcome::Failed, "denied", size));
+    let skipped = Change::Noted(note("link", Outcome::Skipped, "symlink", None));
+    let lines =
+        vec![intend("a"), failed("a", Some(7)), failed("./b/", None), failed("long", Some(3)), skipped];
+    done(&*ledger, run, lines).await;
+    assert_eq!(ledger.unrecorded(run).await.unwrap(), Count { files: 2, bytes: 3 });
+    let next = begin(&*ledger).await;
+    assert_eq!(ledger.unrecorded(next).await.unwrap(), Count::default());
+    // It became a file after all.
+    done(&*ledger, next, vec![intend("long")]).await;
+    assert_eq!(ledger.unrecorded(run).await.unwrap(), Count { files: 1, bytes: 0 });
 }
 
 pub(crate) async fn takes_nothing_for_a_run_that_is_not_open(place: &dyn Place) {

@@ -267,6 +267,10 @@ impl Ledger for SqliteLedger {
         self.readers.outcome_counts(run).await
     }
 
+    async fn unrecorded(&self, run: RunId) -> Result<Count> {
+        self.readers.unrecorded(run).await
+    }
+
     async fn reason_counts(&self, run: RunId) -> Result<Vec<(Outcome, String, u64)>> {
         self.readers.reason_counts(run).await
     }

@@ -72,6 +72,10 @@ fn failed(reason: &str) -> &'static str {
         "unproven" => {
             "Nothing proves the target's copy: `--verify all` reads every byte before the source is moved away."
         }
+        "not_a_file" => {
+            "It stands for a link or a directory that was kept by `--preserve`: copy with `--preserve all`, as on the way \
+             there."
+        }
         "same_name" => "Rename all but one of them: the target takes them for one name.",
         "beneath_a_file" => "Rename it, or the file above it: the target cannot hold both.",
         "conflict" => "Rename it, or what it collides with: the target cannot hold both.",

@@ -9,13 +9,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use storage_core::checksum::Digest;
+use storage_core::id::FileId;
 
 use crate::course::{Course, Point};
 use crate::ledger::{Count, OutcomeRecord, RunEnd, RunKind};
 use crate::quantity::{show_duration, show_name, show_size, show_text};
+use crate::quarantine;
 use crate::report::advice::next_step;
 use crate::report::files::Proven;
-use crate::report::survey::Survey;
+use crate::report::survey::{Removal, Survey};
 use crate::report::{MAX_PROBLEMS, Report, Sums, Verdict};
 
 use self::chart::{Series, as_float, bar, shares, sum, top};
@@ -59,6 +61,7 @@ pub fn page(report: &Report, survey: &Survey, proof: Option<&Proven>) -> String 
                     (throughput(report))
                     div.two { (outcomes(report)) (coverage(report, survey)) }
                     (reasons(report))
+                    (removals(report, survey))
                     div.two { (sizes(survey)) (slowest(&report.course)) }
                     div.two { (about(report, proof)) (settings(report)) }
                 }
@@ -429,6 +432,35 @@ fn reasons(report: &Report) -> Markup {
                             }
                         }
                     }
+                }
+            }
+        }
+    }
+}
+
+fn removals(report: &Report, survey: &Survey) -> Markup {
+    let sums = &report.sums;
+    let all = sums.quarantined.files + sums.deleted.files + sums.not_deleted.files;
+    let until = |detail: &str| FileId::parse(detail).ok().and_then(|place| quarantine::expiry(&place));
+    html! {
+        @if !survey.removals.is_empty() {
+            section aria-labelledby="removed" {
+                h2 #removed { "Removed from the target" }
+                table {
+                    thead { tr { th scope="col" { "File" } th scope="col" { "Outcome" } th scope="col" { "Where it is now" } th scope="col" { "Stays until" } } }
+                    tbody {
+                        @for Removal { subject, outcome, detail } in &survey.removals {
+                            tr {
+                                th scope="row" { bdi.name { (show_name(subject)) } }
+                                td { (outcome.as_str().replace('_', " ")) }
+                                td { @if let Some(detail) = detail { bdi.name { (show_name(detail)) } } }
+                                td { @if let Some(until) = detail.as_deref().and_then(until) { (time(until)) } }
+                            }
+                        }
+                    }
+                }
+                @if all > survey.removals.len() as u64 {
+                    p.mute { "The first " (survey.removals.len()) " of " (grouped(all)) "; files.csv has all of them." }
                 }
             }
         }

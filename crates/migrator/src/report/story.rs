@@ -1,12 +1,13 @@
 //! Everything that a ledger knows of one file: how it stands, what became of it in each run, and what comes next.
 
+use futures::TryStreamExt;
 use jiff::Timestamp;
 use serde::Serialize;
 use storage_core::id::FileId;
 use storage_core::storage::Verified;
 
 use crate::item::State;
-use crate::ledger::{Attempt, FileRecord, Ledger, LedgerError, Outcome, OutcomeRecord, RunId};
+use crate::ledger::{Attempt, FileFilter, FileRecord, Ledger, LedgerError, Outcome, OutcomeRecord, RunId};
 use crate::report::advice::next_step;
 
 /// The story of a file, or of an entry that could not be one.
@@ -91,9 +92,61 @@ impl Story {
         Ok(story)
     }
 
+    /// Tells the story of the file that whoever asks means: by its name, by a path that begins with `./`, or by the whole
+    /// path of a file in a source that is a directory.
+    ///
+    /// # Errors
+    /// The ledger failed.
+    pub async fn find(ledger: &dyn Ledger, asked: &str) -> Result<Self, LedgerError> {
+        let story = Self::of(ledger, asked).await?;
+        let root = ledger.binding().source.split_once(':').map_or("", |(_, path)| path);
+        let beneath = asked.strip_prefix(root).filter(|_| !root.is_empty());
+        let beneath = beneath.and_then(|rest| rest.strip_prefix('/'));
+        let Some(meant) = beneath.or_else(|| asked.strip_prefix("./")).filter(|_| !story.is_known()) else {
+            return Ok(story);
+        };
+        let found = Self::of(ledger, meant).await?;
+        Ok(if found.is_known() { found } else { story })
+    }
+
+    /// Finds names that begin with or end in what was asked for, at most `most`. Reads rows until it has them.
+    ///
+    /// # Errors
+    /// The ledger failed.
+    pub async fn similar(ledger: &dyn Ledger, asked: &str, most: usize) -> Result<Vec<String>, LedgerError> {
+        let mut found = Vec::new();
+        let end = format!("/{}", asked.trim_start_matches("./").trim_start_matches('/'));
+        let mut rows = ledger.files(FileFilter::default());
+        while found.len() < most
+            && let Some(row) = rows.try_next().await?
+        {
+            let id = row.id.as_str();
+            if id.starts_with(asked) || id.ends_with(&end) {
+                found.push(id.to_owned());
+            }
+        }
+        Ok(found)
+    }
+
     /// Tells whether the ledger knows anything of it.
     pub fn is_known(&self) -> bool {
         self.file.is_some() || !self.history.is_empty()
+    }
+
+    /// Tells whether a sync has removed it from the target since it left the source.
+    pub fn is_removed(&self) -> bool {
+        self.file.as_ref().is_some_and(|file| file.state == State::Gone) && self.removal().is_some()
+    }
+
+    /// What the removal by a sync was told as. An audit may have noted something else since.
+    fn removal(&self) -> Option<&OutcomeRecord> {
+        self.latest(&[Outcome::Quarantined, Outcome::Deleted, Outcome::Copied])
+            .filter(|told| told.outcome != Outcome::Copied)
+    }
+
+    /// Returns the latest line that says one of these.
+    fn latest(&self, outcomes: &[Outcome]) -> Option<&OutcomeRecord> {
+        self.history.iter().map(|line| &line.outcome).rfind(|told| outcomes.contains(&told.outcome))
     }
 
     fn next_step(&self) -> &'static str {
@@ -115,8 +168,15 @@ impl Story {
                 "Nothing: the target has it, and no sync removes it there. Until `migrator cleanup` finds its time over, \
                  the source's file can be moved back from the quarantine."
             }
-            Some(State::Gone) => "Nothing: the source no longer has it, and the target's copy stays.",
-            Some(State::Failed | State::Damaged) => noted.unwrap_or("The next copy tries again."),
+            Some(State::Gone) => match self.removal() {
+                None => "Nothing: the source no longer has it, and the target's copy stays.",
+                Some(told) => next_step(told.outcome, &told.reason).unwrap_or(
+                    "Nothing: the source no longer has it, and a sync deleted it from the target.",
+                ),
+            },
+            // An audit after the copy says what it found, and not what to do about the failure.
+            Some(State::Failed) => advised(self.latest(&[Outcome::Failed])),
+            Some(State::Damaged) => advised(self.latest(&[Outcome::Missing, Outcome::Different])),
             None => match noted {
                 Some(next) => next,
                 None if last.is_some() => "Nothing.",
@@ -124,6 +184,10 @@ impl Story {
             },
         }
     }
+}
+
+fn advised(told: Option<&OutcomeRecord>) -> &'static str {
+    told.and_then(|told| next_step(told.outcome, &told.reason)).unwrap_or("The next copy tries again.")
 }
 
 impl FileView {

@@ -31,6 +31,20 @@ pub struct SizeClass {
     pub bytes: u64,
 }
 
+/// Removals that a page names; all of them are in `files.csv`.
+pub const MAX_REMOVALS: usize = 100;
+
+/// A file that a sync removed from the target, or was to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Removal {
+    /// The file.
+    pub subject: String,
+    /// `Quarantined`, `Deleted` or `NotDeleted`.
+    pub outcome: Outcome,
+    /// Where it is now, or why it was not removed.
+    pub detail: Option<String>,
+}
+
 /// What a walk over all rows has found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Survey {
@@ -38,34 +52,57 @@ pub struct Survey {
     pub coverage: Coverage,
     /// Planned files by size, the smallest first.
     pub sizes: [SizeClass; SIZE_CLASSES],
+    /// The first [`MAX_REMOVALS`] files that a sync removed or was to remove; for the page.
+    #[serde(skip)]
+    pub removals: Vec<Removal>,
 }
 
 impl Default for Survey {
     fn default() -> Self {
         let sizes = std::array::from_fn(|class| SizeClass { from: least(class), files: 0, bytes: 0 });
-        Self { coverage: Coverage::default(), sizes }
+        Self { coverage: Coverage::default(), sizes, removals: Vec::new() }
     }
 }
 
 impl Survey {
     /// Adds a row.
     pub fn add(&mut self, row: &Row) {
+        if let Fate::Outcome(outcome @ (Outcome::Quarantined | Outcome::Deleted | Outcome::NotDeleted)) =
+            row.fate
+            && self.removals.len() < MAX_REMOVALS
+        {
+            let (subject, detail) = (row.subject.clone(), row.detail.clone());
+            self.removals.push(Removal { subject, outcome, detail });
+        }
         let planned = match row.fate {
             Fate::Unfinished => true,
             Fate::Outcome(outcome) => !matches!(
                 outcome,
-                Outcome::Skipped | Outcome::Gone | Outcome::Unseen | Outcome::Excluded | Outcome::Extra
+                Outcome::Skipped
+                    | Outcome::Gone
+                    | Outcome::Unseen
+                    | Outcome::Excluded
+                    | Outcome::Extra
+                    | Outcome::Quarantined
+                    | Outcome::Deleted
+                    | Outcome::NotDeleted
+                    | Outcome::Kept
             ),
         };
-        let Some(size) = row.size.filter(|_| planned) else { return };
+        if !planned {
+            return;
+        }
         let verified = row.verified.filter(|_| row.fate.is_good());
         let count = match verified {
             Some(Verified::Backend) => &mut self.coverage.backend,
             Some(Verified::ReadBack) => &mut self.coverage.read_back,
             Some(Verified::No) | None => &mut self.coverage.unverified,
         };
-        count.add(size);
-        if let Some(class) = self.sizes.get_mut(class_of(size)) {
+        // An entry that could not be a file has no size, and did not arrive all the same.
+        count.add(row.size.unwrap_or(0));
+        if let Some(size) = row.size
+            && let Some(class) = self.sizes.get_mut(class_of(size))
+        {
             class.files += 1;
             class.bytes += size;
         }

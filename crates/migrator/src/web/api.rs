@@ -194,9 +194,14 @@ pub(super) async fn runs(
     Ok(json(&Runs { runs }))
 }
 
-/// Opens the ledgers of jobs that have one, copies first.
+/// Opens the ledgers of jobs that have one, copies first, then syncs.
 async fn ledgers(mut jobs: Vec<Arc<Job>>) -> Result<Vec<(Arc<Job>, Arc<dyn Ledger>)>, Problem> {
-    jobs.sort_by_key(|job| job.kind() != RunKind::Copy);
+    // What failed is told by the job that can try it again.
+    jobs.sort_by_key(|job| match job.kind() {
+        RunKind::Copy => 0,
+        RunKind::Sync => 1,
+        RunKind::Verify => 2,
+    });
     let mut ledgers = Vec::new();
     for job in jobs {
         if let Some(ledger) = job.ledger().await? {
@@ -374,7 +379,7 @@ pub(super) async fn file(
     let mut files = Vec::new();
     for job in site.meant(job.as_deref())? {
         let Some(ledger) = job.ledger().await? else { continue };
-        let story = Story::of(&*ledger, &id).await?;
+        let story = Story::find(&*ledger, &id).await?;
         if story.is_known() {
             files.push(FileStory { job: job.name().to_owned(), story });
         }

@@ -208,6 +208,18 @@ struct Counts {
     conflicts: u64,
 }
 
+impl Counts {
+    fn add(&mut self, one: Self) {
+        self.degraded += one.degraded;
+        self.tombstones += one.tombstones;
+        self.replayed += one.replayed;
+        self.deleted += one.deleted;
+        self.restarts += one.restarts;
+        self.met += one.met;
+        self.conflicts += one.conflicts;
+    }
+}
+
 struct World {
     role: Role,
     rig: Rig,
@@ -648,15 +660,7 @@ async fn play(role: Role, steps: &[Step], counts: &Mutex<Counts>) -> Verdict {
     for id in 0..IDS.len() {
         world.download(id).await?;
     }
-    let (mut all, one) = (counts.lock().unwrap(), world.counts);
-    all.degraded += one.degraded;
-    all.tombstones += one.tombstones;
-    all.replayed += one.replayed;
-    all.deleted += one.deleted;
-    all.restarts += one.restarts;
-    all.met += one.met;
-    all.conflicts += one.conflicts;
-    drop(all);
+    counts.lock().unwrap().add(world.counts);
     world.list().await
 }
 

@@ -108,16 +108,18 @@ pub(super) fn before(totals: &RunTotals, partial: bool) -> Before {
 pub struct Coverage {
     /// Files of the source that are verified.
     pub verified: Count,
-    /// Files of the source, as far as they were seen.
+    /// Files of the source, as far as they were seen, and what could not be one.
     pub total: Count,
+    /// Entries that failed in the latest copy of everything and are in no state, as no file could be made of them.
+    pub unrecorded: Count,
     /// All by state.
     pub states: BTreeMap<State, Count>,
 }
 
 impl Coverage {
     /// Adds the files up.
-    pub(super) fn of(states: BTreeMap<State, Count>) -> Self {
-        let mut total = Count::default();
+    pub(super) fn of(states: BTreeMap<State, Count>, unrecorded: Count) -> Self {
+        let mut total = unrecorded;
         for (_, count) in states.iter().filter(|(state, _)| **state != State::Gone) {
             total.files += count.files;
             total.bytes += count.bytes;
@@ -129,7 +131,7 @@ impl Coverage {
             verified.files += count.files;
             verified.bytes += count.bytes;
         }
-        Self { verified, total, states }
+        Self { verified, total, unrecorded, states }
     }
 }
 
@@ -141,8 +143,8 @@ mod tests {
     fn what_is_gone_is_no_file_of_the_source() {
         let count = |files| Count { files, bytes: files * 10 };
         let states = [(State::Verified, count(3)), (State::Failed, count(1)), (State::Gone, count(5))].into();
-        let coverage = Coverage::of(states);
-        assert_eq!((coverage.verified, coverage.total), (count(3), count(4)));
+        let coverage = Coverage::of(states, count(2));
+        assert_eq!((coverage.verified, coverage.total), (count(3), count(6)));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::engine::sync::Removal;
 use crate::engine::{EngineError, Job};
 use crate::item::State;
 use crate::ledger::{Candidate, Change, FileRecord, Outcome, OutcomeRecord, RunId};
+use crate::preserve::MARKER;
 use crate::progress::Event;
 use crate::quarantine;
 use crate::safeguard::View;
@@ -66,6 +67,10 @@ impl Survey<'_> {
             }
             let presence = source.look_for(&file.id).await;
             let row = rows.at(file.id.as_str()).await?;
+            // A run that does not see directories cannot tell whether one has left the source.
+            if !self.job.directories && file.id.file_name() == MARKER {
+                continue;
+            }
             let line = told.at(file.id.as_str()).await?;
             match class(presence, excluded, self.removal.excluded, row.as_ref(), line.as_ref()) {
                 Class::Stays => {}

@@ -223,6 +223,14 @@ impl Readers {
         .await
     }
 
+    pub(super) async fn unrecorded(self: &Arc<Self>, run: RunId) -> Result<Count> {
+        self.read(move |connection| {
+            let mut statement = connection.prepare_cached(sql::UNRECORDED)?;
+            Ok(statement.query_row(named_params! { ":run": run.0 }, count).optional()?.unwrap_or_default())
+        })
+        .await
+    }
+
     pub(super) async fn reason_counts(self: &Arc<Self>, run: RunId) -> Result<Vec<(Outcome, String, u64)>> {
         self.read(move |connection| {
             all(connection, sql::REASON_COUNTS, named_params! { ":run": run.0 }, |row| {

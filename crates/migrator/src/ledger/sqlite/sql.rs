@@ -66,6 +66,7 @@ statements! {
     STATE_COUNTS = "state_counts";
     TARGET_CAPABILITIES = "target_capabilities";
     TARGET_CAPABILITIES_SET = "target_capabilities_set";
+    UNRECORDED = "unrecorded";
     UPLOAD_BEGUN = "upload_begun";
     UPLOAD_ENDED = "upload_ended";
 }

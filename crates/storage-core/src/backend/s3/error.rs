@@ -80,7 +80,7 @@ impl Failure {
         match error {
             SdkError::ConstructionFailure(_) => {
                 failure.stage = Stage::NotBuilt;
-                failure.message = Some(innermost(error));
+                failure.message = Some(not_built(error));
             }
             SdkError::TimeoutError(_) => failure.message = Some(innermost(error)),
             SdkError::DispatchFailure(dispatch) => {
@@ -90,6 +90,7 @@ impl Failure {
                     failure.stage = Stage::NotConnected;
                 } else if dispatch.is_user() || (dispatch.is_other() && no_credentials(error)) {
                     failure.stage = Stage::NotBuilt;
+                    failure.message = Some(not_built(error));
                 }
             }
             SdkError::ResponseError(response) => {
@@ -386,6 +387,16 @@ fn no_credentials(error: &(dyn StdError + 'static)) -> bool {
     chain(error).any(|error| error.to_string().contains("redential"))
 }
 
+/// Says why a request could not be made. That credentials are missing may be said by any cause, and the last one is then the
+/// answer of whoever was asked for them.
+fn not_built(error: &(dyn StdError + 'static)) -> String {
+    let cause = innermost(error);
+    match no_credentials(error) && !cause.contains("redential") {
+        true => format!("no credentials: {cause}"),
+        false => cause,
+    }
+}
+
 /// The last cause's words: what actually happened, without the request around it.
 pub(super) fn innermost(error: &(dyn StdError + 'static)) -> String {
     chain(error).last().map_or_else(String::new, ToString::to_string)
@@ -394,6 +405,32 @@ pub(super) fn innermost(error: &(dyn StdError + 'static)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// "invalid input" and "check the address", where the machine's metadata service had answered 403.
+    #[test]
+    fn that_credentials_are_missing_is_seen_whichever_cause_says_it() {
+        #[derive(Debug)]
+        struct Cause(&'static str, Option<Box<Cause>>);
+        impl std::fmt::Display for Cause {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.0)
+            }
+        }
+        impl StdError for Cause {
+            fn source(&self) -> Option<&(dyn StdError + 'static)> {
+                self.1.as_deref().map(|cause| cause as _)
+            }
+        }
+        let refused = Cause("the instance metadata service answered 403", None);
+        let error =
+            Cause("other", Some(Box::new(Cause("failed to load credentials", Some(Box::new(refused))))));
+        let request = Request::read(Op::List);
+        let failure = Failure::not_built(not_built(&error));
+        assert_eq!(failure.kind(request).0, ErrorKind::Unauthenticated);
+        assert!(failure.message.as_deref().is_some_and(|text| text.contains("answered 403")));
+        let other = Failure::not_built(not_built(&Cause("no such header", None)));
+        assert_eq!(other.kind(request).0, ErrorKind::InvalidInput);
+    }
 
     fn answered(status: u16, code: &str) -> Failure {
         Failure {

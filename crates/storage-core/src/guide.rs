@@ -3,12 +3,24 @@
 //! # 1. Take the library
 //!
 //! ```sh
-//! cargo add storage-core --features http      # `local` and `s3` are on by default
+//! git clone REPOSITORY storage                 # it is on no registry yet
+//! cargo add --path storage/crates/storage-core --features http,fallback
 //! cargo add tokio --features full
+//! cargo add futures serde_json                 # for what follows
 //! ```
 //!
-//! A service for a local disk alone leaves the SDK of AWS out, which is most of what there is to compile:
-//! `--no-default-features --features local`.
+//! | feature | what for | crates that are compiled |
+//! |---|---|---|
+//! | none | memory, layers | 98 |
+//! | `local` (default) | a directory | 101 |
+//! | `s3` (default) | S3 servers, by the SDK of AWS, which nothing else needs | 187 |
+//! | `cache` | metadata and small files in memory | 113 |
+//! | `fallback` | a second storage for outages, with SQLite for its journal | 105 |
+//! | `http` (with `local`) | a router that serves files and presigned URLs | 119 |
+//! | `object-store` | bridges to and from the crate of that name | 112 |
+//! | `testkit` | the conformance suite, for a storage of one's own | 98 |
+//!
+//! A service for a local disk alone says `--no-default-features --features local`. With all of them, 219 crates are compiled.
 //!
 //! # 2. Files on a local disk
 //!
@@ -62,10 +74,10 @@
 //!
 //! In code, here with a server that a test starts:
 //!
-//! ```
 #![cfg_attr(
     feature = "s3",
     doc = r#"
+```
 use std::sync::Arc;
 use storage_core::backend::s3::{S3Config, S3Storage};
 use storage_core::stack::{LayersConfig, layered};
@@ -90,19 +102,19 @@ storage.upload_bytes(&id, "hello".into()).await?;
 assert_eq!(storage.download_bytes(&id).await?, "hello");
 # server.shutdown().await;
 # Ok(())
-# }"#
+# }
+```"#
 )]
-//! ```
 //!
 //! What is on the disk already is copied with [`copy_to`](crate::storage::FileStorageExt::copy_to)
 //! (`examples/local_to_s3.rs`), or by the `migrator`: verified, resumable, with a report, while the service runs.
 //!
 //! # 4. Links that work on either
 //!
-//! ```
 #![cfg_attr(
     feature = "http",
     doc = r#"
+```
 use std::sync::Arc;
 use std::time::Duration;
 use storage_core::backend::local::{LocalConfig, LocalStorage};
@@ -128,14 +140,14 @@ let read = PresignRequest::get(Duration::from_secs(600)).with_save_as("Hello.txt
 let url = storage.presigned_url(&id, read).await?.url;
 assert!(url.starts_with("https://files.example.org/shared/greetings/hello.txt?"));
 
-// Whoever has this one can upload one PNG, of at most and exactly so many bytes.
+// Whoever has this one can upload one PNG, of exactly so many bytes.
 let write = PresignRequest::put(Duration::from_secs(600)).with_content_type("image/png").with_content_length(4096);
 let upload = storage.presigned_url(&FileId::parse("avatars/17.png")?, write).await?;
 assert_eq!(upload.headers[0], ("content-type".to_owned(), "image/png".to_owned()));
 # Ok(())
-# }"#
+# }
+```"#
 )]
-//! ```
 //!
 //! `examples/axum_service.rs` is a whole service with uploads, downloads and links, on either storage.
 //!
@@ -145,10 +157,10 @@ assert_eq!(upload.headers[0], ("content-type".to_owned(), "image/png".to_owned()
 //! storage goes to the second and into a journal, and is brought back by itself; what is deleted meanwhile stays
 //! deleted; a change by somebody else is kept beside it and told, never guessed away.
 //!
-//! ```
 #![cfg_attr(
     feature = "fallback",
     doc = r#"
+```
 use storage_core::{FileId, FileStorageExt, stack};
 
 # #[tokio::main(flavor = "current_thread")]
@@ -168,13 +180,32 @@ let id = FileId::parse("greetings/hello.txt")?;
 storage.upload_bytes(&id, "hello".into()).await?;
 assert_eq!(storage.download_bytes(&id).await?, "hello");
 # Ok(())
-# }"#
+# }
+```"#
 )]
+//!
+//! A service with a server and a disk reads this, as JSON:
+//!
+//! ```json
+//! { "backend": {
+//!     "type": "fallback",
+//!     "primary": { "backend": { "type": "s3", "bucket": "files", "endpoints": ["https://minio.example.org:9000"] } },
+//!     "secondary": { "backend": { "type": "local", "root": "/var/lib/service/spare", "create_root": true } },
+//!     "settings": { "journal": "/var/lib/service/journal.sqlite", "role": "spare" }
+//! } }
 //! ```
 //!
-//! A *spare* (the default) costs nothing while the server is well, and can serve in an outage what was written in it. A
-//! *replica* gets every write and can serve everything; `"role": "replica"` chooses it. What waits to be brought back,
-//! and how conflicts are resolved, is in `layer::fallback`.
+//! The journal belongs on a disk of the service's own that survives a restart, beside the spare: what is acknowledged in an
+//! outage is in the two of them and nowhere else. One process opens them at a time.
+//!
+//! - A *spare* (the default) costs nothing while the server is well, and in an outage serves what was written in it. What
+//!   was written before is not there: reading it, and any listing, is an error of an outage, not "not found".
+//! - A *replica* (`"role": "replica"`) gets every write and can serve everything.
+//! - A file is put over what the server holds only where that is proven to be what was there before. Else both stay: the
+//!   conflict is in the log, in the metric `storage_fallback_heals_total` and in the events of an observer
+//!   (`stack::build_pair_observed`), and waits for `FallbackStorage::resolve`.
+//!
+//! `layer::fallback` has the rest: what waits to be brought back, when a breaker opens, and every setting with its default.
 //!
 //! # And then
 //!

@@ -162,6 +162,7 @@ const MIGRATOR: &[Row] = &[
             "metrics::names",
             "order",
             "plan",
+            "preserve",
             "progress",
             "quarantine",
             "retire",

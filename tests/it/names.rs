@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::process::Command;
 
 use test_rig::{Manifest, Tree, skip};
@@ -135,9 +136,9 @@ fn the_plan_sees_what_the_copy_sees() {
     assert_eq!(plan(&["--preserve", "all"]), (0, 0));
 }
 
-#[test]
-fn a_target_that_folds_names_is_told_by_the_plan() {
-    let desk = Desk::new();
+/// Mounts a file system whose directory `target` takes names of other case for one; nothing, and the test is reported as
+/// skipped, where that cannot be done.
+fn folding_target(desk: &Desk) -> Option<Mounted> {
     let (image, mounted) = (desk.path("image"), desk.path("mounted"));
     fs::File::create(&image).unwrap().set_len(8 << 20).unwrap();
     fs::create_dir(&mounted).unwrap();
@@ -148,25 +149,62 @@ fn a_target_that_folds_names_is_told_by_the_plan() {
     if !run("mkfs.ext4", &["-q", "-O", "casefold", "-E", "encoding=utf8", "image"])
         || !run("mount", &["-o", "loop", "image", "mounted"])
     {
-        return skip::unable("this kernel has no file system that folds names, or only root may mount one");
+        skip::unable("this kernel has no file system that folds names, or only root may mount one");
+        return None;
     }
-    fs::create_dir(mounted.join("target")).unwrap();
-    let folds = run("chattr", &["+F", "mounted/target"]);
+    let mounted = Mounted(mounted);
+    fs::create_dir(mounted.0.join("target")).unwrap();
+    assert!(run("chattr", &["+F", "mounted/target"]));
+    Some(mounted)
+}
+
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        Command::new("umount").arg(&self.0).status().ok();
+    }
+}
+
+#[test]
+fn a_target_that_folds_names_is_told_by_the_plan() {
+    let desk = Desk::new();
+    let Some(mounted) = folding_target(&desk) else { return };
     for name in ["README", "readme", "other"] {
         desk.write(&format!("source/{name}"), name);
     }
     let plan = desk.migrator(["plan", "source", "mounted/target"]).run();
     let beneath = desk.migrator(["plan", "source", "mounted/target/new"]).run();
-    let copy = desk.migrator(["copy", "source", "mounted/target"]).run();
-    let arrived = stored(&mounted.join("target"));
-    run("umount", &["mounted"]);
-    assert!(folds);
-    let copy = copy.exits(4);
+    let copy = desk.migrator(["copy", "source", "mounted/target"]).run().exits(4);
+    let arrived = stored(&mounted.0.join("target"));
     assert!(copy.stdout.contains("the same name as"), "{copy}");
     assert_eq!(arrived.into_keys().collect::<Vec<_>>(), ["other"], "{copy}");
     for plan in [plan, beneath] {
         let plan = plan.exits(4);
         assert!(plan.stdout.contains("takes these names for one"), "{plan}");
+    }
+}
+
+/// The target's copy of a file that was moved away may be the only one: no newcomer whose name is the same there takes
+/// its place.
+#[test]
+fn a_name_that_the_target_takes_for_that_of_a_file_that_was_moved_away_is_refused() {
+    let desk = Desk::new();
+    let Some(mounted) = folding_target(&desk) else { return };
+    desk.write("source/README", "moved");
+    desk.write("source/other", "other");
+    desk.migrator(["copy", "source", "mounted/target", "--remove-source"]).run().exits(0);
+    desk.write("source/readme", "newer");
+    // Its own name it may have.
+    desk.write("source/other", "another");
+    let plan = desk.migrator(["plan", "source", "mounted/target"]).run().exits(4);
+    assert!(plan.stdout.contains("takes these names for one"), "{plan}");
+    for _ in 0..2 {
+        let copy = desk.migrator(["copy", "source", "mounted/target"]).run().exits(4);
+        assert!(copy.stdout.contains("the same name as"), "{copy}");
+        let target = mounted.0.join("target");
+        assert_eq!(fs::read_to_string(target.join("README")).unwrap(), "moved", "{copy}");
+        assert_eq!(fs::read_to_string(target.join("other")).unwrap(), "another", "{copy}");
     }
 }
 

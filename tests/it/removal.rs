@@ -13,6 +13,9 @@ use rustix::process::geteuid;
 use serde_json::Value;
 use test_rig::{Manifest, Strace, skip};
 
+mod emptying;
+mod ledgers;
+
 use crate::support::{Desk, Files, Migrator, Ran, Remote, Report, assert_same, bytes, count, entry, stored};
 
 const NAMES: [&str; 5] = ["a", "d/1", "d/deep/2", "new\nline é", "-rf"];
@@ -41,11 +44,12 @@ fn remove(desk: &Desk) -> Migrator {
 pub(crate) fn away(source: &Path) -> Files {
     let home = source.join(".storage/quarantine");
     let Ok(found) = Manifest::read(&home) else { return Files::new() };
+    // Beside the drawers are the marks of runs.
     let name = |path: Vec<u8>| {
         let path = String::from_utf8(path).unwrap();
-        path.splitn(3, '/').nth(2).unwrap().to_owned()
+        path.splitn(3, '/').nth(2).map(str::to_owned)
     };
-    found.files.into_iter().map(|(path, entry)| (name(path), entry)).collect()
+    found.files.into_iter().filter_map(|(path, entry)| Some((name(path)?, entry))).collect()
 }
 
 /// The drawers of the source's quarantine.
@@ -54,7 +58,8 @@ fn drawers(source: &Path) -> Vec<PathBuf> {
         let Ok(entries) = fs::read_dir(path) else { return Vec::new() };
         entries.map(|entry| entry.unwrap().path()).collect()
     };
-    entries(&source.join(".storage/quarantine")).iter().flat_map(|pair| entries(pair)).collect()
+    let pairs = entries(&source.join(".storage/quarantine"));
+    pairs.iter().flat_map(|pair| entries(pair)).filter(|path| path.is_dir()).collect()
 }
 
 fn states(desk: &Desk) -> BTreeMap<String, u64> {
@@ -298,6 +303,30 @@ fn a_file_that_is_written_to_while_it_is_moved_comes_back() {
     assert_eq!(stored(&desk.path("target"))["a"], entry(&expected));
 }
 
+/// As above, on a file system that cannot refuse to replace a name (NFS), and somebody takes the name meanwhile.
+#[test]
+fn a_file_that_comes_back_replaces_none_that_came_meanwhile() {
+    let (desk, _) = furnished();
+    run(&desk, &["copy", "source", "embedded:target"]).run().exits(0);
+    let Some(mut strace) = Strace::new("/dev/null") else { return };
+    strace = strace.path(desk.path("source")).inject("renameat2", "error=EINVAL");
+    for call in ["?renameat", "linkat"] {
+        strace = strace.inject(call, "delay_enter=1500000");
+    }
+    let mut moving = remove(&desk).args(["--include", "/a"]).under(strace).start();
+    let mut writer = OpenOptions::new().append(true).open(desk.source("a")).unwrap();
+    moving.until("the quarantine is there", |_| !drawers(&desk.path("source")).is_empty());
+    thread::sleep(Duration::from_millis(400));
+    writer.write_all(b"more").unwrap();
+    moving.until("it is moved", |_| !desk.source("a").exists());
+    desk.write("source/a", "came meanwhile");
+    let ran = moving.wait().exits(4);
+    assert_eq!(fs::read_to_string(desk.source("a")).unwrap(), "came meanwhile", "{ran}");
+    let mut expected = bytes(0, 1000);
+    expected.extend(b"more");
+    assert_eq!(away(&desk.path("source")).get("a"), Some(&entry(&expected)), "{ran}");
+}
+
 #[test]
 fn links_are_moved_as_links_and_hard_links_one_name_a_run() {
     let (desk, _) = furnished();
@@ -335,60 +364,6 @@ fn what_it_cannot_do_is_refused_before_anything_is_done() {
     }
     assert_same("source", &stored(&desk.path("source")), &files);
     assert!(!desk.path("target").exists() && !desk.path("back").exists());
-}
-
-/// Puts the time of what is in quarantine over.
-fn grow_old(desk: &Desk) {
-    for drawer in drawers(&desk.path("source")) {
-        let run = drawer.file_name().unwrap().to_str().unwrap().rsplit_once("-run-").unwrap().1.to_owned();
-        let old = format!("until-20200101T000000.000000000Z-run-{run}");
-        fs::rename(&drawer, drawer.with_file_name(old)).unwrap();
-    }
-}
-
-#[test]
-fn cleanup_empties_the_quarantine_of_what_the_target_still_has() {
-    let (desk, files) = furnished();
-    remove(&desk).run().exits(0);
-    let cleanup = || run(&desk, &["cleanup", "source", "embedded:target"]).run().exits(0);
-    let ran = cleanup();
-    assert_same(&format!("its time is not over\n{ran}"), &away(&desk.path("source")), &files);
-    grow_old(&desk);
-    // The only good copies of these two are in quarantine.
-    fs::remove_file(desk.path("target/a")).unwrap();
-    fs::write(desk.path("target/d/1"), "other").unwrap();
-    let ran = cleanup();
-    assert!(ran.stdout.contains("3 files deleted from the source's quarantine"), "{ran}");
-    assert!(ran.stderr.contains("2 files stay in the source's quarantine"), "{ran}");
-    assert_eq!(away(&desk.path("source")).into_keys().collect::<Vec<_>>(), ["a", "d/1"], "{ran}");
-    // The audit says so, again and again, and no sync removes what is left.
-    for _ in 0..2 {
-        let line = ["verify", "source", "embedded:target", "--read-back", "--report", "report"];
-        let ran = run(&desk, &line).run().exits(5);
-        let report = Report::read(&desk.path("report"));
-        assert_eq!(["missing", "different", "unchanged"].map(|name| report.sum(name)), [1, 1, 3], "{ran}");
-    }
-    let told = run(&desk, &["explain", "source", "embedded:target", "d/1"]).run().exits(0);
-    assert!(told.stdout.contains("take the file out of the quarantine"), "{told}");
-    let line =
-        ["sync", "source", "embedded:target", "--delete", "--allow-empty-source", "--max-delete", "100%"];
-    run(&desk, &line).run().exits(0);
-    assert!(desk.path("target/d/1").exists());
-    cleanup();
-    assert_eq!(away(&desk.path("source")).len(), 2);
-    // As it says: back, copied again, and moved.
-    for drawer in drawers(&desk.path("source")) {
-        for name in ["a", "d/1"] {
-            fs::rename(drawer.join(name), desk.source(name)).unwrap();
-        }
-    }
-    let ran = remove(&desk).run().exits(0);
-    assert_same(&format!("target\n{ran}"), &stored(&desk.path("target")), &files);
-    grow_old(&desk);
-    cleanup();
-    assert_eq!(away(&desk.path("source")), Files::new());
-    assert_same("target", &stored(&desk.path("target")), &files);
-    no_sync_deletes(&desk, &files);
 }
 
 /// What a run has told of a file is followed by what it told later: the last line counts.

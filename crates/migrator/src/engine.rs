@@ -5,8 +5,8 @@ use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
 use storage_core::checksum::Digest;
 use storage_core::id::FileId;
 use storage_core::storage::{Capabilities, FileStorage};
@@ -27,6 +27,7 @@ use crate::throttle::Bandwidth;
 use crate::verify::Claim;
 
 pub use self::copy::copy;
+pub use self::emptying::SourceQuarantine;
 use self::recorder::{Recorder, Recording};
 pub use self::sweep::{Cleaned, cleanup};
 pub use self::sync::{Removal, SyncOptions, sync};
@@ -36,7 +37,10 @@ mod ahead;
 mod copy;
 mod crew;
 mod delete;
+mod emptying;
+mod memory;
 mod ordered;
+mod proving;
 mod recorder;
 mod retire;
 mod sampling;
@@ -70,8 +74,9 @@ pub struct Job {
     /// Which names the target takes for one; default: none. Where it does, the source is listed up to twice before the
     /// first file, and none of such names is copied.
     pub folding: Folding,
-    /// Where files of the source were moved away to by runs of this pair, where there were such; default: none.
-    pub moved_away: Option<String>,
+    /// Where files of the source may have been moved away to, by runs of whichever pair: nothing is removed from the target
+    /// while this ledger does not know of all of them. Default: nowhere, as nothing can be moved away in other sources.
+    pub moved_away: Option<Arc<dyn Attic>>,
     /// The book of this pair.
     pub ledger: Arc<dyn Ledger>,
     /// Which files.
@@ -287,7 +292,7 @@ pub async fn plan(
         None => stream::empty().boxed(),
     };
     // Where they are one name to the target they must be known before the first decision.
-    let known = if folding.any() { Some(twins(source, filter).await?) } else { None };
+    let known = if folding.any() { Some(twins(source, ledger, filter).await?) } else { None };
     let mut gate = Gate::new(target.clone(), Clashes::of(known.as_deref().unwrap_or_default(), folding));
     let mut search = Search::new().map_err(no_room)?;
     let mut merge = Merge::new(scan::entries(source, filter.clone()), rows);
@@ -302,7 +307,7 @@ pub async fn plan(
     }
     summary.twins = match known {
         Some(twins) => twins,
-        None => look_again(source, filter, search).await?,
+        None => look_again(source, None, filter, search).await?,
     };
     Ok(summary)
 }
@@ -314,43 +319,64 @@ fn no_room(error: std::io::Error) -> EngineError {
 /// Finds the names that a target takes for one.
 async fn clashes(
     source: &dyn FileStorage,
+    ledger: &dyn Ledger,
     filter: &Filter,
     folding: Folding,
 ) -> Result<Clashes, EngineError> {
     if !folding.any() {
         return Ok(Clashes::default());
     }
-    Ok(Clashes::of(&twins(source, filter).await?, folding))
+    Ok(Clashes::of(&twins(source, Some(ledger), filter).await?, folding))
 }
 
-/// Finds names that are alike.
-async fn twins(source: &dyn FileStorage, filter: &Filter) -> Result<Vec<Twins>, EngineError> {
+/// Finds names that are alike, also those of files that were moved away from the source, where a ledger has such.
+async fn twins(
+    source: &dyn FileStorage,
+    ledger: Option<&dyn Ledger>,
+    filter: &Filter,
+) -> Result<Vec<Twins>, EngineError> {
     let mut search = Search::new().map_err(no_room)?;
-    let mut entries = scan::entries(source, filter.clone());
-    while let Some(entry) = entries.next().await {
-        if let Entry::File(file) = entry.map_err(EngineError::Source)? {
-            search.add(&file.id).map_err(no_room)?;
-        }
+    let mut names = names(source, ledger, filter);
+    while let Some(name) = names.try_next().await? {
+        search.add(&name).map_err(no_room)?;
     }
-    look_again(source, filter, search).await
+    look_again(source, ledger, filter, search).await
 }
 
 /// The second round of a search, where it has anything to find.
 async fn look_again(
     source: &dyn FileStorage,
+    ledger: Option<&dyn Ledger>,
     filter: &Filter,
     search: Search,
 ) -> Result<Vec<Twins>, EngineError> {
     let mut suspects = search.suspects().map_err(no_room)?;
     if !suspects.is_empty() {
-        let mut entries = scan::entries(source, filter.clone());
-        while let Some(entry) = entries.next().await {
-            if let Entry::File(file) = entry.map_err(EngineError::Source)? {
-                suspects.look(&file.id);
-            }
+        let mut names = names(source, ledger, filter);
+        while let Some(name) = names.try_next().await? {
+            suspects.look(&name);
         }
     }
     Ok(suspects.twins())
+}
+
+/// The names that may get into each other's way in the target: a copy whose file was moved away must not be replaced.
+fn names(
+    source: &dyn FileStorage,
+    ledger: Option<&dyn Ledger>,
+    filter: &Filter,
+) -> BoxStream<'static, Result<FileId, EngineError>> {
+    let files = scan::entries(source, filter.clone()).filter_map(async |entry| match entry {
+        Ok(Entry::File(file)) => Some(Ok(file.id)),
+        Ok(_) => None,
+        Err(error) => Some(Err(EngineError::Source(error))),
+    });
+    let Some(ledger) = ledger else { return files.boxed() };
+    let moved = ledger.files(FileFilter::default()).filter_map(async |row| match row {
+        Ok(row) => (row.state == State::Retired || row.retired.is_some()).then_some(Ok(row.id)),
+        Err(error) => Some(Err(EngineError::Ledger(error))),
+    });
+    files.chain(moved).boxed()
 }
 
 /// Counts bytes where they pass, failed attempts included; `before` is where the run began.

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use storage_core::id::FileId;
+use storage_core::metadata::Tags;
 
 pub mod directory;
 mod posix;
@@ -144,6 +145,11 @@ impl Attributes {
         }
         Some(found)
     }
+}
+
+/// Returns what a file's tags say of the symbolic link that it stands for; nothing where it stands for none.
+pub fn link_of(tags: &Tags) -> Option<Vec<u8>> {
+    tags.get(TAG).and_then(|text| Attributes::parse(text))?.link
 }
 
 #[cfg(test)]

@@ -5,9 +5,11 @@
 //! needs neither the ledger nor the options of the run. Whatever has exactly this form is no file to scans, copies and
 //! audits; everything else beneath `.quarantine/` is.
 
-use jiff::Timestamp;
+use std::time::Duration;
+
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use storage_core::id::{FileId, InvalidId};
 
 use crate::ledger::RunId;
@@ -25,8 +27,7 @@ impl Drawer {
     /// Makes the drawer of a run, whose files may be deleted from `until` on. Two runs never share one: `until` is
     /// different to the nanosecond.
     pub fn new(until: Timestamp, run: RunId) -> Self {
-        let until = until.to_zoned(TimeZone::UTC).datetime().strftime(FORMAT);
-        Self(format!("until-{until}-run-{run}"))
+        Self(format!("until-{}-run-{run}", written(until)))
     }
 
     /// Returns its name.
@@ -47,8 +48,75 @@ impl Drawer {
 pub fn expiry_of_drawer(name: &str) -> Option<Timestamp> {
     let (until, run) = name.strip_prefix("until-")?.split_once("-run-")?;
     let number = !run.is_empty() && run.bytes().all(|byte| byte.is_ascii_digit());
-    let until = DateTime::strptime(FORMAT, until).ok().filter(|_| number)?;
-    until.to_zoned(TimeZone::UTC).ok().map(|until| until.timestamp())
+    read(until).filter(|_| number)
+}
+
+fn written(time: Timestamp) -> String {
+    time.to_zoned(TimeZone::UTC).datetime().strftime(FORMAT).to_string()
+}
+
+fn read(text: &str) -> Option<Timestamp> {
+    DateTime::strptime(FORMAT, text).ok()?.to_zoned(TimeZone::UTC).ok().map(|time| time.timestamp())
+}
+
+/// How long a drawer takes files.
+const TAKES: SignedDuration = SignedDuration::from_hours(1);
+
+/// The drawers of a run that moves files as it goes: each takes files for an hour, so that in the longest run none is
+/// deleted before it was there for its time, and none more than an hour later.
+#[derive(Clone, Debug)]
+pub struct Drawers {
+    stay: Duration,
+    run: RunId,
+    current: Option<(Timestamp, Drawer)>,
+}
+
+impl Drawers {
+    /// Makes those of a run whose files are to stay for so long.
+    pub fn new(stay: Duration, run: RunId) -> Self {
+        Self { stay, run, current: None }
+    }
+
+    /// Returns the drawer for what is moved now.
+    ///
+    /// # Errors
+    /// They would stay beyond all calendars.
+    pub fn at(&mut self, now: Timestamp) -> Result<Drawer, jiff::Error> {
+        match &self.current {
+            Some((since, drawer)) if now.duration_since(*since) < TAKES => Ok(drawer.clone()),
+            _ => {
+                let stay = SignedDuration::try_from(self.stay)?;
+                let drawer = Drawer::new(now.checked_add(TAKES)?.checked_add(stay)?, self.run);
+                self.current = Some((now, drawer.clone()));
+                Ok(drawer)
+            }
+        }
+    }
+}
+
+const MARK: &str = "moved-by-run-";
+
+/// What a run leaves where it moved files away, so that another ledger can tell that it does not know which: number and
+/// beginning of the run, which no two runs of whatever ledgers share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mark {
+    /// The run's number.
+    pub run: RunId,
+    /// When it began.
+    pub started: Timestamp,
+}
+
+impl Mark {
+    /// Returns its name.
+    pub fn name(&self) -> String {
+        format!("{MARK}{}-{}", self.run, written(self.started))
+    }
+
+    /// Reads a name; nothing where it is no mark's.
+    pub fn parse(name: &str) -> Option<Self> {
+        let (run, started) = name.strip_prefix(MARK)?.split_once('-')?;
+        Some(Self { run: RunId(run.parse().ok()?), started: read(started)? })
+    }
 }
 
 /// Tells whether a file is in quarantine.
@@ -95,6 +163,36 @@ mod tests {
             ".quarantines/until-20261203T134500.123456789Z-run-12/a",
         ] {
             assert!(!holds(&id(text)), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_not_deleted_before_its_time_however_long_the_run_takes() {
+        let start: Timestamp = "2026-12-03T13:45:00Z".parse().unwrap();
+        let mut drawers = Drawers::new(Duration::from_secs(24 * 3600), RunId(1));
+        let mut seen = std::collections::BTreeSet::new();
+        for minutes in (0..10 * 60).step_by(7) {
+            let now = start + SignedDuration::from_mins(minutes);
+            let drawer = drawers.at(now).unwrap();
+            let stays = expiry_of_drawer(drawer.name()).unwrap().duration_since(now);
+            assert!(
+                stays > SignedDuration::from_hours(24) && stays <= SignedDuration::from_hours(25),
+                "{stays}"
+            );
+            seen.insert(drawer.name().to_owned());
+        }
+        assert!((8..=10).contains(&seen.len()), "{seen:?}");
+        assert!(Drawers::new(Duration::MAX, RunId(1)).at(start).is_err());
+    }
+
+    #[test]
+    fn a_mark_reads_back_and_is_no_drawer() {
+        let mark = Mark { run: RunId(12), started: "2026-12-03T13:45:00.123456789Z".parse().unwrap() };
+        assert_eq!(mark.name(), "moved-by-run-12-20261203T134500.123456789Z");
+        assert_eq!(Mark::parse(&mark.name()), Some(mark));
+        assert_eq!(expiry_of_drawer(&mark.name()), None);
+        for name in ["moved-by-run-12", "moved-by-run-x-20261203T134500.123456789Z", "moved-by-run-1-2026"] {
+            assert_eq!(Mark::parse(name), None, "{name}");
         }
     }
 

@@ -112,14 +112,17 @@ pub enum Refusal {
         /// Where it is.
         now: String,
     },
-    /// Files of the source were moved away by a run of this pair, and the ledger knows of none.
+    /// Files of the source were moved away, and the ledger does not know of all of them.
     #[error(
-        "nothing was done: files of the source were moved away after they were migrated ({place}), and this ledger \
-         does not know which"
+        "nothing was deleted: files of the source were moved away after they were migrated{} ({place}), and this ledger \
+         does not know which",
+        .pair.as_ref().map(|pair| format!(", {pair}")).unwrap_or_default()
     )]
     Forgotten {
         /// Where to, beneath the source.
         place: String,
+        /// From where and to where they were migrated, where that is known.
+        pair: Option<String>,
     },
     /// More files than the limit allows.
     #[error(
@@ -159,9 +162,10 @@ impl Refusal {
                  with --allow-other-filesystem"
                     .to_owned()
             }
-            Self::Forgotten { place } => format!(
-                "use the ledger of that migration (--ledger PATH): their copies in the target, perhaps the only \
-                 ones, would be taken for left over; if none are left, remove {place} from the source"
+            Self::Forgotten { place, .. } => format!(
+                "name source and target as that migration did, and use its ledger (--ledger PATH): the copies of what was \
+                 moved away, perhaps the only ones, would be taken for left over; if none of them is in this target, \
+                 move {place} out of the source"
             ),
             Self::TooMany { candidates, .. } => format!(
                 "check that the source is what it should be; if they are really to go, say so with \

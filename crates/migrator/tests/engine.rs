@@ -15,7 +15,9 @@ use migrator::engine::{self, CopyOptions, Ended, EngineError, Job, Removal, Sync
 use migrator::filter::{Criteria, Filter, Rule};
 use migrator::item::State;
 use migrator::ledger::sqlite::{OpenMode, SqliteLedger};
-use migrator::ledger::{Binding, FileFilter, Ledger, Outcome, RunEnd, RunRecord, Withheld};
+use migrator::ledger::{
+    Binding, Change, FileFilter, Ledger, Outcome, Recorded, RunEnd, RunKind, RunRecord, Tally, Withheld,
+};
 use migrator::report;
 use migrator::throttle::Bandwidth;
 use rand::rngs::StdRng;
@@ -749,4 +751,39 @@ async fn names_that_are_one_to_the_target_are_refused_before_a_byte_moves() {
     assert_eq!(bench.outcomes(&run).await["README"], Outcome::Failed);
     assert_eq!(bench.states().await["readme"], State::Verified);
     assert!(bench.target.download_bytes(&id("README")).await.is_err());
+}
+
+/// The target's copy of a file that was moved away may be the only one: no newcomer whose name is the same there takes
+/// its place.
+#[tokio::test]
+async fn a_name_that_is_one_with_that_of_a_file_that_was_moved_away_is_refused() {
+    let mut bench = bench().await;
+    for name in ["README", "other"] {
+        bench.put(name, "moved").await;
+    }
+    bench.job.folding = Folding { case: true, unicode: false };
+    bench.copy().await;
+    let run = bench.ledger.begin_run(RunKind::Copy, "test").await.unwrap();
+    for name in ["README", "other"] {
+        let retired = Change::Retired { id: id(name), place: format!("quarantine/{name}") };
+        assert_eq!(bench.ledger.record(run, vec![retired]).await.unwrap(), [Recorded::Done]);
+        bench.source.delete(&id(name), Precondition::None).await.unwrap();
+    }
+    bench.ledger.finish_run(run, RunEnd::Complete, Tally::default(), true).await.unwrap();
+    // Its own name it may have.
+    for name in ["readme", "other"] {
+        bench.put(name, "newer").await;
+    }
+    let (able, filter) = (bench.target.capabilities(), Filter::default());
+    let ledger: &dyn Ledger = &*bench.ledger;
+    let plan =
+        engine::plan(&*bench.source, &able, bench.job.folding, Some(ledger), &filter, 20).await.unwrap();
+    assert_eq!(plan.failed, [("same_name".to_owned(), 1)].into());
+    for _ in 0..2 {
+        let run = bench.copy().await;
+        assert_eq!(bench.outcomes(&run).await["readme"], Outcome::Failed);
+    }
+    assert!(bench.target.download_bytes(&id("readme")).await.is_err());
+    assert_eq!(bench.target.download_bytes(&id("other")).await.unwrap().len(), 5);
+    assert_eq!(bench.states().await["README"], State::Retired);
 }

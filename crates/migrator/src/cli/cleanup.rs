@@ -1,16 +1,22 @@
 //! `migrator cleanup`
 
+use std::sync::Arc;
+
 use storage_core::storage::Access;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::args;
 use crate::cli::context::{Context, open_attic};
 use crate::cli::place::Place;
-use crate::engine;
+use crate::engine::{self, SourceQuarantine};
 use crate::failure::{Exit, Failure, Side};
 use crate::ledger::sqlite::OpenMode;
+use crate::preserve::Preserve;
 use crate::quantity::show_count;
-use crate::retire::Attic;
+
+/// What is looked at of the target beside its files.
+const LINKS: Preserve =
+    Preserve { mode: false, owner: false, mtime: false, xattrs: false, symlinks: true, directories: false };
 
 /// Discards uploads that nobody will finish, and what has been in quarantine long enough.
 ///
@@ -29,8 +35,12 @@ pub(super) async fn run(
         Place::Directory { path, .. } if path.is_dir() => Some(open_attic(path, &migration)?),
         _ => None,
     };
-    let attic = attic.as_ref().map(|attic| attic as &dyn Attic);
-    let cleaned = engine::cleanup(&ledger, &*target.storage, attic, args.older_than, &stop).await;
+    // Links are compared as what they were copied as; uploads in parts are those of the storage beneath.
+    let storage = Arc::clone(&target.storage);
+    let target = target.preserving(&migration.target, Side::Target, LINKS)?;
+    let source = attic.as_ref().map(|attic| SourceQuarantine { attic, copies: &*target.storage });
+    let cleaned = engine::cleanup(&ledger, &*storage, source, args.older_than, &stop).await;
+    drop(storage);
     drop(ledger);
     target.close().await;
     let cleaned = cleaned?;
@@ -45,8 +55,8 @@ pub(super) async fn run(
     if cleaned.kept_in_source > 0 {
         let files = show_count(cleaned.kept_in_source, "file");
         context.output.note(&format!(
-            "{files} stay in the source's quarantine beyond their time: their copies in the target are not proven; \
-             `migrator verify` tells which"
+            "{files} stay in the source's quarantine beyond their time: that nothing is lost with them is not proven; \
+             the warnings say why"
         ));
     }
     context.output.event("cleanup", &cleaned);

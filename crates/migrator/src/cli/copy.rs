@@ -135,8 +135,7 @@ pub(super) async fn carry_out(
     // Asked of what was opened: nothing can be mounted there meanwhile without the storage noticing.
     job.source_place = migration.source.file_system();
     if let Place::Directory { path, .. } = &migration.source {
-        let attic = open_attic(path, &migration)?;
-        job.moved_away = attic.was_used().then(|| attic.home());
+        job.moved_away = Some(Arc::new(open_attic(path, &migration)?));
     }
     job.source_shows_by_files = matches!(migration.source, Place::S3(_));
     job.only_files = matches!(migration.target, Place::Directory { .. }) && !kept.any();

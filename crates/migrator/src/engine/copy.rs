@@ -122,7 +122,7 @@ pub(super) async fn copy_within(
     if job.only.is_none() && !options.allow_empty_source {
         refuse_empty_source(&mut merge, job).await?;
     }
-    let clashes = clashes(&*job.source, &job.filter, job.folding).await?;
+    let clashes = clashes(&*job.source, &*job.ledger, &job.filter, job.folding).await?;
     let concurrency = options.concurrency.get() as usize;
     let lanes = Lanes::start(concurrency).map_err(EngineError::Threads)?;
     let before = job.progress.snapshot();

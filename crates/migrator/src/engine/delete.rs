@@ -123,7 +123,7 @@ fn drawer(removal: &Removal, run: RunId) -> Result<Option<Drawer>, EngineError> 
 }
 
 /// Returns the drawer of a run whose files stay for so long.
-pub(super) fn drawer_until(stay: Duration, run: RunId) -> Result<Drawer, EngineError> {
+fn drawer_until(stay: Duration, run: RunId) -> Result<Drawer, EngineError> {
     let until = SignedDuration::try_from(stay).and_then(|stay| Timestamp::now().checked_add(stay)).map_err(
         |error| EngineError::Internal(format!("the quarantine ends beyond all calendars: {error}")),
     )?;

@@ -21,7 +21,7 @@
 //! is gone, a sync removes from the target. The other order would lose the file by a kill in between. Whatever the sides
 //! answer that is not a proof keeps the file and is told as its failure.
 //!
-//! `cleanup` deletes what was in quarantine long enough, and of that nothing whose copy in the target it cannot prove.
+//! `cleanup` deletes what was in quarantine long enough: that is `emptying`.
 
 use std::sync::Arc;
 
@@ -30,32 +30,39 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
 use storage_core::checksum::Digest;
 use storage_core::error::{Effect, Error, ErrorKind};
-use storage_core::id::FileId;
-use storage_core::storage::{FileStorage, Verified};
-use tokio_util::sync::CancellationToken;
 
 use crate::item::State;
 use crate::ledger::{
-    Change, FileFilter, FileRecord, Ledger, LedgerError, Outcome, OutcomeRecord, Recorded, RunId, Tally,
+    Change, FileFilter, FileRecord, LedgerError, Outcome, OutcomeRecord, Recorded, RunId, Tally,
 };
 use crate::plan::identity;
-use crate::progress::{Event, Progress};
-use crate::quarantine::Drawer;
-use crate::retire::Attic;
+use crate::preserve::link_of;
+use crate::progress::Event;
+use crate::quarantine::Drawers;
 use crate::throttle::Throttle;
-use crate::verify::{Verdict, by_checksum, by_reading, judge};
+use crate::verify::Verdict;
 
 use super::ahead::Ahead;
 use super::copy::{Copied, PROBE_DEADLINE};
-use super::delete::drawer_until;
+use super::memory;
+use super::proving::Prover;
 use super::recorder::line;
-use super::{CopyOptions, EngineError, Job, OUTAGE_LIMIT, Retirement, claim_of};
+use super::{CopyOptions, EngineError, Job, OUTAGE_LIMIT, Retirement};
 
 /// Files that are looked at together, moved together and recorded together.
 const BATCH: usize = 256;
 
+/// Bytes that may be read back between the look at a file and its move: seconds, and not the hours that so many large
+/// files take.
+const BATCH_BYTES: u64 = 1 << 30;
+
 /// The reason of a file that was moved away, beside what became of it in the copy.
-const REMOVED: &str = "source_removed";
+pub(super) const REMOVED: &str = "source_removed";
+
+/// What the journal says of where a file went.
+pub(super) fn moved_to(place: &str) -> String {
+    format!("moved to {place}")
+}
 
 /// Moves away what the run is about and the target has, and counts it in the run.
 pub(super) async fn retire(
@@ -68,19 +75,20 @@ pub(super) async fn retire(
         job,
         retirement,
         run: copied.run,
-        drawer: drawer_until(retirement.quarantine, copied.run)?,
+        drawers: Drawers::new(retirement.quarantine, copied.run),
+        marked: false,
         throttle: options.bandwidth.clone().map(Throttle::following),
         concurrency: options.concurrency.get() as usize,
         outages: 0,
     };
-    // That this ledger knows of it, whatever becomes of the run: see `sync::check_memory`.
+    // That this ledger knows of it, whatever becomes of the run: see `memory`.
     copied.tally.retires = true;
     job.ledger.checkpoint(copied.run, copied.tally, copied.scanned_to.clone()).await?;
     let before = job.progress.snapshot();
     let mut asked = false;
     let mut told = Ahead::new(job.ledger.outcomes(copied.run), |line: &OutcomeRecord| line.subject.as_str());
     let mut batches = rows(job).try_ready_chunks(BATCH);
-    while let Some(batch) = batches.next().await {
+    'all: while let Some(batch) = batches.next().await {
         let batch = batch.map_err(|error| error.1)?;
         let mut items = Vec::with_capacity(batch.len());
         for row in batch.into_iter().filter(|row| retirement.attic.takes(&row.id)) {
@@ -92,14 +100,32 @@ pub(super) async fn retire(
             job.target.probe(PROBE_DEADLINE).await.map_err(EngineError::Target)?;
             asked = true;
         }
-        retirer.batch(items, &mut copied.tally).await?;
-        if job.stop.is_cancelled() {
-            break;
+        for portion in portions(items, |(row, _)| row.size) {
+            retirer.batch(portion, &mut copied.tally).await?;
+            if job.stop.is_cancelled() {
+                break 'all;
+            }
         }
     }
     // What was read back for it, beside what the copy has read.
     copied.tally.bytes_read += job.progress.snapshot().bytes_read.saturating_sub(before.bytes_read);
     Ok(())
+}
+
+/// Divides files into such of at most [`BATCH_BYTES`] together, or one.
+fn portions<T>(items: Vec<T>, size: impl Fn(&T) -> u64) -> Vec<Vec<T>> {
+    let (mut portions, mut bytes) = (Vec::<Vec<T>>::new(), 0_u64);
+    for item in items {
+        bytes = bytes.saturating_add(size(&item));
+        match portions.last_mut() {
+            Some(last) if bytes <= BATCH_BYTES => last.push(item),
+            _ => {
+                bytes = size(&item);
+                portions.push(vec![item]);
+            }
+        }
+    }
+    portions
 }
 
 /// The rows of verified files that the run may be about.
@@ -145,7 +171,9 @@ struct Retirer<'a> {
     job: &'a Job,
     retirement: &'a Retirement,
     run: RunId,
-    drawer: Drawer,
+    drawers: Drawers,
+    /// The source remembers that this run moves files.
+    marked: bool,
     throttle: Option<Arc<Throttle>>,
     concurrency: usize,
     outages: u32,
@@ -182,26 +210,39 @@ impl Retirer<'_> {
                 }
             }
         }
+        if !self.marked && !proven.is_empty() {
+            match memory::leave_mark(&*self.job.ledger, &*self.retirement.attic, self.run).await {
+                Ok(()) => self.marked = true,
+                Err(EngineError::Source(error)) => {
+                    let why = || Kept::because(error.kind().as_str(), error.to_string());
+                    kept.extend(proven.drain(..).map(|(row, line)| (row, line, why(), None)));
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        let drawer = self.drawers.at(Timestamp::now()).map_err(|error| {
+            EngineError::Internal(format!("the quarantine ends beyond all calendars: {error}"))
+        })?;
         let intents = proven.iter().map(|(row, _)| Change::Retired {
             id: row.id.clone(),
-            place: self.retirement.attic.place(&self.drawer, &row.id),
+            place: self.retirement.attic.place(&drawer, &row.id),
         });
         let recorded = self.job.ledger.record(self.run, intents.collect()).await?;
         if recorded.contains(&Recorded::Stale) {
             return Err(EngineError::Internal("the ledger refused that a file is moved away".to_owned()));
         }
         let files = proven.iter().map(|(row, _)| (row.id.clone(), row.source_version.clone())).collect();
-        let answers = self.retirement.attic.put_away(&self.drawer, files).await;
+        let answers = self.retirement.attic.put_away(&drawer, files).await;
         let mut changes = Vec::new();
         for ((row, line), answer) in proven.into_iter().zip(answers) {
             match answer {
                 Ok(()) => {
                     tally.retired += 1;
                     tally.retired_bytes += row.size;
-                    let place = self.retirement.attic.place(&self.drawer, &row.id);
+                    let place = self.retirement.attic.place(&drawer, &row.id);
                     let line = OutcomeRecord {
                         reason: REMOVED.to_owned(),
-                        detail: Some(format!("moved to {place}")),
+                        detail: Some(moved_to(&place)),
                         at: Timestamp::now(),
                         ..line
                     };
@@ -300,9 +341,13 @@ impl Retirer<'_> {
             let detail = "the source changed after it was copied".to_owned();
             return Ok(Looked::Kept(Kept::because("changing", detail)));
         }
-        let (target, read_back) = (&*self.job.target, self.retirement.read_back);
-        let proof = proof(target, row, digest, read_back, self.throttle.as_ref(), &self.job.progress);
-        let verdict = proof.await?;
+        let prover = Prover {
+            target: &*self.job.target,
+            read_back: self.retirement.read_back,
+            throttle: self.throttle.as_ref(),
+            progress: &self.job.progress,
+        };
+        let verdict = prover.prove(row, digest, link_of(&file.tags).as_deref()).await?;
         Ok(match verdict {
             Verdict::Match(_) => Looked::Proven,
             Verdict::Missing => Looked::Kept(Kept {
@@ -324,82 +369,19 @@ enum Looked {
     Kept(Kept),
 }
 
-/// Proves that the target has what the ledger says. That an object of the name is there, of the size and even with the
-/// digest in its attributes, is no proof where it is not the version that was verified: then every byte is read.
-async fn proof(
-    target: &dyn FileStorage,
-    row: &FileRecord,
-    digest: Digest,
-    read_back: bool,
-    throttle: Option<&Arc<Throttle>>,
-    progress: &Progress,
-) -> Result<Verdict, Error> {
-    let claim = claim_of(row, digest);
-    let stored = match target.metadata(&row.id).await {
-        Ok(stored) => stored,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Verdict::Missing),
-        Err(error) => return Err(error),
-    };
-    let verdict = judge(&stored, &claim, target.capabilities().verifies_sha256);
-    let known = row.target_version.is_some() && stored.version == row.target_version;
-    match verdict {
-        Verdict::Match(_) if known && !read_back => Ok(verdict),
-        Verdict::Match(_) | Verdict::Unproven(_) => {
-            by_reading(target, &row.id, stored.version.as_ref(), &claim, throttle, progress).await
-        }
-        Verdict::Missing | Verdict::Different(_) => Ok(verdict),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// What became of files whose time in the source's quarantine is over.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Emptied {
-    pub(super) deleted: u64,
-    /// Their copies could not be proven.
-    pub(super) kept: u64,
-}
-
-/// Deletes the files of the source's quarantine whose time is over, each only where the target still has the copy that was
-/// verified, or a newer version of the file has taken its place. Once `stop` is cancelled no further one.
-pub(super) async fn expire(
-    ledger: &dyn Ledger,
-    target: &dyn FileStorage,
-    attic: &dyn Attic,
-    now: Timestamp,
-    stop: &CancellationToken,
-) -> Result<Emptied, EngineError> {
-    let mut emptied = Emptied::default();
-    let mut files = attic.expired(now);
-    while let Some(file) = files.try_next().await.map_err(EngineError::Source)? {
-        if stop.is_cancelled() {
-            break;
-        }
-        if !is_replaceable(ledger, target, &file.id).await? {
-            tracing::warn!(place = file.place, "stays in quarantine: its copy in the target is not proven");
-            emptied.kept += 1;
-        } else if attic.delete(&file).await.map_err(EngineError::Source)? {
-            emptied.deleted += 1;
-        }
-    }
-    Ok(emptied)
-}
-
-async fn is_replaceable(
-    ledger: &dyn Ledger,
-    target: &dyn FileStorage,
-    id: &FileId,
-) -> Result<bool, EngineError> {
-    let Some(row) = ledger.file(id).await? else { return Ok(false) };
-    match (row.state, row.digest) {
-        // A newer version was published after this one was moved away.
-        (State::Verified | State::Gone, _) if row.retired.is_none() => Ok(true),
-        (State::Retired, Some(digest)) if row.verified.is_some_and(|by| by != Verified::No) => {
-            let verdict = by_checksum(target, id, &claim_of(&row, digest)).await;
-            match verdict.map_err(EngineError::Target)? {
-                Verdict::Match(_) => Ok(true),
-                _ => Ok(false),
-            }
-        }
-        _ => Ok(false),
+    #[test]
+    fn no_more_than_a_gibibyte_is_read_between_a_look_and_a_move() {
+        let divided = |sizes: &[u64]| portions(sizes.to_vec(), |size| *size);
+        assert_eq!(divided(&[]), Vec::<Vec<u64>>::new());
+        let (half, large) = (BATCH_BYTES / 2, 5 * BATCH_BYTES);
+        assert_eq!(
+            divided(&[0, half, half, 0, 1, large, 0, large, u64::MAX]),
+            [vec![0, half, half, 0], vec![1], vec![large], vec![0], vec![large], vec![u64::MAX]]
+        );
+        assert_eq!(divided(&[1; BATCH]).len(), 1);
     }
 }

@@ -1,4 +1,5 @@
-//! Uploads that nobody will finish: found by the ledger, abandoned, forgotten.
+//! A cleanup: uploads that nobody will finish, found by the ledger, abandoned, forgotten; and what was in quarantine long
+//! enough.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
@@ -12,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::item::State;
 use crate::ledger::{FileFilter, FileRecord, Ledger};
-use crate::retire::Attic;
 
-use super::{EngineError, delete, retire};
+use super::emptying::{self, SourceQuarantine};
+use super::{EngineError, delete};
 
 /// How far the clocks of this machine and of the target may differ for an upload to be known as begun after
 /// the intent that the ledger holds.
@@ -33,13 +34,13 @@ pub struct Cleaned {
     pub expired: u64,
     /// Files that were in the source's quarantine long enough, and were deleted.
     pub expired_in_source: u64,
-    /// Files that were there long enough, and stay: that the target has their copies could not be proven.
+    /// Files that were there long enough, and stay: that nothing is lost with them could not be proven.
     pub kept_in_source: u64,
 }
 
 /// Abandons the open uploads of this ledger that no run will resume: those of files that changed or are gone,
 /// those that were begun and never recorded, and those begun longer ago than `older_than`. Deletes the files whose
-/// time in quarantine is over, those of the source's only where the target still has their copies. Once `stop` is
+/// time in quarantine is over, those of the source's only where they are what was moved there, and the target still has their copies. Once `stop` is
 /// cancelled no further one.
 ///
 /// Uploads of files that the ledger does not know are somebody else's and stay.
@@ -49,19 +50,29 @@ pub struct Cleaned {
 pub async fn cleanup(
     ledger: &dyn Ledger,
     target: &dyn FileStorage,
-    attic: Option<&dyn Attic>,
+    source: Option<SourceQuarantine<'_>>,
     older_than: Duration,
     stop: &CancellationToken,
 ) -> Result<Cleaned, EngineError> {
     let now = Timestamp::now();
     let expired = delete::expire(target, now, stop).await.map_err(EngineError::Target)?;
     let mut cleaned = Cleaned { expired, ..Cleaned::default() };
-    if let Some(attic) = attic {
-        let emptied = retire::expire(ledger, target, attic, now, stop).await?;
+    cleaned.uploads = abandon_unfinished(ledger, target, older_than, stop).await?;
+    if let Some(source) = source {
+        let emptied = emptying::empty(ledger, source, now, stop).await?;
         (cleaned.expired_in_source, cleaned.kept_in_source) = (emptied.deleted, emptied.kept);
     }
-    let Some(uploads) = target.resumable() else { return Ok(cleaned) };
-    cleaned.uploads = recorded_orphans(ledger, target).await?;
+    Ok(cleaned)
+}
+
+async fn abandon_unfinished(
+    ledger: &dyn Ledger,
+    target: &dyn FileStorage,
+    older_than: Duration,
+    stop: &CancellationToken,
+) -> Result<u64, EngineError> {
+    let Some(uploads) = target.resumable() else { return Ok(0) };
+    let mut abandoned = recorded_orphans(ledger, target).await?;
     let aged = SystemTime::now().checked_sub(older_than);
     for ticket in uploads.stale(Duration::ZERO).await.map_err(EngineError::Target)? {
         if stop.is_cancelled() {
@@ -78,9 +89,9 @@ pub async fn cleanup(
             continue;
         }
         uploads.abandon(&ticket).await.map_err(EngineError::Target)?;
-        cleaned.uploads += 1;
+        abandoned += 1;
     }
-    Ok(cleaned)
+    Ok(abandoned)
 }
 
 /// What a copy does before it begins: a kill may have left uploads that no row will lead back to.

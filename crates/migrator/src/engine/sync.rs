@@ -6,7 +6,7 @@ use crate::ledger::RunKind;
 use crate::safeguard::{Limit, Refusal, is_elsewhere};
 
 use super::copy::copy_within;
-use super::{CopyOptions, Ended, EngineError, Job, delete};
+use super::{CopyOptions, Ended, EngineError, Job, delete, memory};
 
 /// How a sync works.
 #[derive(Clone, Debug, Default)]
@@ -55,7 +55,7 @@ impl Default for Removal {
 pub async fn sync(job: &Job, options: &SyncOptions) -> Result<Ended, EngineError> {
     if let Some(removal) = &options.removal {
         check_place(job, removal).await?;
-        check_memory(job).await?;
+        memory::check(job).await?;
     }
     let mut copied = copy_within(job, &options.copy, RunKind::Sync).await.map_err(|error| match error {
         // What accepting it would cost is for whoever asks to know.
@@ -69,23 +69,19 @@ pub async fn sync(job: &Job, options: &SyncOptions) -> Result<Ended, EngineError
         && copied.failure.is_none()
         && !job.stop.is_cancelled()
     {
-        match delete::delete(job, &options.copy, removal, &mut copied).await {
+        // Once more: the copy may have taken hours.
+        let removed = async {
+            memory::check(job).await?;
+            delete::delete(job, &options.copy, removal, &mut copied).await
+        };
+        match removed.await {
             Ok(refused) => refusal = refused,
+            Err(EngineError::Refused(refused)) => refusal = Some(refused),
             Err(error) => copied.failure = Some(error),
         }
     }
     let ended = copied.close(job).await?;
     refusal.map_or(Ok(ended), |refusal| Err(refusal.into()))
-}
-
-/// Refuses to take for left over what was moved away from the source and is remembered by another ledger.
-async fn check_memory(job: &Job) -> Result<(), EngineError> {
-    let Some(place) = &job.moved_away else { return Ok(()) };
-    // No row need be left of it: what was moved may have been replaced by newer versions, or not been moved at all.
-    match job.ledger.runs(u32::MAX, None).await?.iter().any(|run| run.tally.retires) {
-        true => Ok(()),
-        false => Err(Refusal::Forgotten { place: place.clone() }.into()),
-    }
 }
 
 /// Refuses a source that is not where it was.

@@ -107,10 +107,12 @@ impl Facts {
         file.tags = attributes.tags;
         file.version = self.etag.as_deref().map(version);
         let checksum = checksum(self.checksum.as_deref(), self.checksum_type.as_ref());
-        file.digest = attributes.digest.or(match checksum {
+        let told = match checksum {
             Some(Checksum::Whole(digest)) => Some(digest),
             _ => None,
-        });
+        };
+        // The server's own word on the bytes goes before what whoever wrote them says: attributes may be copied along.
+        file.digest = told.or(attributes.digest);
         if let (Some(Checksum::Composite(digest, told)), Some(part_size)) = (checksum, attributes.part_size) {
             let parts = u32::try_from(size.div_ceil(part_size).max(1)).ok();
             file.composite = parts
@@ -168,5 +170,21 @@ mod tests {
         // A copy of a multipart object on a server that forgets the type.
         assert!(checksum(Some(&text), None).is_none());
         assert!(checksum(Some("x"), None).is_none());
+    }
+
+    #[test]
+    fn what_the_server_computed_goes_before_what_was_written_beside_the_bytes() {
+        let (right, stale) = (Digest::of(b"right"), Digest::of(b"stale"));
+        let written = attributes::Attributes { digest: Some(stale), ..Default::default() };
+        let facts = |told: Option<Digest>, kind| Facts {
+            metadata: Some(attributes::encode(&written).into_iter().collect()),
+            checksum: told.map(|digest| digest.to_base64()),
+            checksum_type: kind,
+            ..Facts::default()
+        };
+        let digest = |facts: Facts| facts.file(&FileId::parse("a").unwrap(), 5).digest;
+        assert_eq!(digest(facts(Some(right), Some(ChecksumType::FullObject))), Some(right));
+        assert_eq!(digest(facts(Some(right), Some(ChecksumType::Composite))), Some(stale));
+        assert_eq!(digest(facts(None, None)), Some(stale));
     }
 }

@@ -446,6 +446,11 @@ fn a_sync_replaces_and_removes_links_and_puts_them_away_as_they_are() {
     assert_eq!(kept_of(&drawer.join("secret")), (0o600, geteuid().as_raw(), Some(b"note".to_vec())), "{ran}");
     let ran = desk.migrator(line).run().exits(0);
     assert_eq!(Report::read(&desk.path("report")).sum("copied"), 0, "{ran}");
+    // Their time comes as that of files.
+    let expired = desk.path("target/.quarantine/until-20200101T000000.000000000Z-run-1");
+    fs::rename(&drawer, &expired).unwrap();
+    let ran = desk.migrator(["cleanup", "source", "target"]).run().exits(0);
+    assert!(!expired.exists(), "{ran}");
 }
 
 /// Who syncs need not be root: what leaves the source leaves a directory that takes no file, too, and one that is opened in

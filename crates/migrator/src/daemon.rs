@@ -294,12 +294,14 @@ impl Daemon {
                 exit: Exit::Internal,
                 failure: Some(Failure::internal(format!("the run ended early: {error}"))),
             });
-            job.end(ended, Timestamp::now());
+            let now = Timestamp::now();
+            // First, so that whoever sees the end sees what it has come to.
             job.count().await;
             // An audit of the pair shows what the copy has changed, too.
             for other in daemon.jobs().into_iter().filter(|other| other.shares_files_with(&job)) {
                 other.count().await;
             }
+            job.end(ended, now);
             if job.is_retired() {
                 lock(&daemon.0.jobs).remove(job.name());
             }

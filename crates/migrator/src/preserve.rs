@@ -13,7 +13,7 @@ use storage_core::metadata::Tags;
 
 pub mod directory;
 mod posix;
-pub(crate) mod preparation;
+pub mod preparation;
 mod tree;
 
 pub(crate) use self::posix::link_version;

@@ -124,8 +124,8 @@ class Desk:
         return self.start(kind, extra).wait()
 
     def run_well(self, kind, extra=()):
-        """Runs what is only the preparation of a scenario."""
-        ran = self.run(kind, extra)
+        """Runs what is only the preparation of a scenario, which may take its time."""
+        ran = self.start(kind, extra).wait(limit=5 * tools.LIMIT)
         if ran.code != 0:
             raise RuntimeError(f"{self.tool.name} cannot even prepare ({ran.exit}): {ran.output[-2000:]}")
 

@@ -1,7 +1,5 @@
 //! `migrator cleanup`
 
-use std::sync::Arc;
-
 use storage_core::storage::Access;
 use tokio_util::sync::CancellationToken;
 
@@ -35,12 +33,10 @@ pub(super) async fn run(
         Place::Directory { path, .. } if path.is_dir() => Some(open_attic(path, &migration)?),
         _ => None,
     };
-    // Links are compared as what they were copied as; uploads in parts are those of the storage beneath.
-    let storage = Arc::clone(&target.storage);
+    // Links are in quarantine as what they are, and compared as what they were copied as.
     let target = target.preserving(&migration.target, Side::Target, LINKS)?;
     let source = attic.as_ref().map(|attic| SourceQuarantine { attic, copies: &*target.storage });
-    let cleaned = engine::cleanup(&ledger, &*storage, source, args.older_than, &stop).await;
-    drop(storage);
+    let cleaned = engine::cleanup(&ledger, &*target.storage, source, args.older_than, &stop).await;
     drop(ledger);
     target.close().await;
     let cleaned = cleaned?;

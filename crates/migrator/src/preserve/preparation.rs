@@ -12,7 +12,7 @@ use super::posix::{Refused, mode_of_file, set_times, set_xattrs};
 use super::{Attributes, Preserve, TAG};
 
 /// Returns what a directory is to be opened with whose files are written with their attributes.
-pub(crate) fn preparation(what: Preserve) -> Arc<dyn Preparation> {
+pub fn preparation(what: Preserve) -> Arc<dyn Preparation> {
     Arc::new(FromTag { what })
 }
 

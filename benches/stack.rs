@@ -50,7 +50,7 @@ struct Args {
     /// benchmarks elsewhere
     #[arg(long, value_name = "FILE")]
     results: Option<PathBuf>,
-    /// Rounds that count; one more comes before them
+    /// Rounds of files that count, a tenth of those of layers; one more comes before them
     #[arg(long, default_value_t = 61, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
     /// Said by `cargo bench`; without it, as in `cargo test --benches`, one round shows that everything runs
@@ -65,7 +65,7 @@ fn main() -> Result<()> {
     }
     // Not where temporary files may be memory: what is synced goes to a disk.
     let scratch = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let mut report = head(scratch, args.rounds);
+    let mut report = head(scratch);
     let tables: Vec<String> = [layers(&args)?, local(&args, scratch)?].into_iter().flatten().collect();
     if tables.is_empty() {
         bail!("nothing has \"{}\" in its name; see --help for the names", args.filter);
@@ -140,7 +140,7 @@ fn header(cells: impl IntoIterator<Item = String>) -> String {
     format!("{}|---|{}\n", row(cells.iter().cloned()), "---:|".repeat(cells.len() - 1))
 }
 
-fn head(scratch: &Path, rounds: u16) -> String {
+fn head(scratch: &Path) -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let word = |text: &str| text.split_whitespace().next().unwrap_or("?").to_owned();
     let said = |program: &str, arguments: &[&str]| {
@@ -153,7 +153,7 @@ fn head(scratch: &Path, rounds: u16) -> String {
         "# What the layers and the local backend cost\n\n\
          Written by `cargo bench -p benches --bench stack -- --results benches/STACK.md`; a run replaces it.\n\n\
          - {}, commit {}, {} x {}, Linux {}\n\
-         - load when it began: {}; files on {}; medians of {rounds} rounds\n",
+         - load when it began: {}; files on {}\n",
         Timestamp::now().strftime("%Y-%m-%d %H:%M UTC"),
         said("git", &["describe", "--always", "--dirty"]),
         std::thread::available_parallelism().map_or(0, usize::from),
@@ -167,7 +167,11 @@ fn head(scratch: &Path, rounds: u16) -> String {
 /// Nanoseconds that all layers together may add to an operation.
 const TARGET: f64 = 5_000.0;
 
-const CALLS: u32 = 1_000;
+/// Calls of a round: so few that most rounds end before the system gives the processor to somebody else.
+const CALLS: u32 = 100;
+
+/// Rounds of layers for each round of files: they are short.
+const LAYER_ROUNDS: u16 = 10;
 
 #[derive(Clone, Copy)]
 enum Operation {
@@ -276,6 +280,7 @@ fn layers(args: &Args) -> Result<Option<String>> {
     let ids: Result<Vec<FileId>, _> =
         (0..CALLS).map(|number| FileId::parse(format!("photos/{number}.jpg"))).collect();
     let (ids, bytes) = (ids?, Bytes::from(vec![7; 1024]));
+    let rounds = args.rounds.saturating_mul(LAYER_ROUNDS);
     let mut columns = Vec::new();
     for &operation in &operations {
         let case = |stack| {
@@ -284,9 +289,11 @@ fn layers(args: &Args) -> Result<Option<String>> {
             Case { round: Box::new(round) }
         };
         let cases: Vec<Case<'_>> = stacks.iter().map(case).collect();
-        columns.push(interleave(args.rounds, &cases)?);
+        columns.push(interleave(rounds, &cases)?);
     }
-    let mut table = "## Layers, over a storage in memory\n\nNanoseconds per operation.\n\n".to_owned();
+    let mut table = format!(
+        "## Layers, over a storage in memory\n\nNanoseconds per operation, medians of {rounds} rounds of {CALLS} calls.\n\n"
+    );
     let heads = operations.iter().map(|operation| operation.name().to_owned());
     table += &header(heads.flat_map(|name| [name, "layers add".to_owned()]));
     let mut beyond = Vec::new();
@@ -436,10 +443,11 @@ fn local(args: &Args, scratch: &Path) -> Result<Option<String>> {
             rows.push((name, interleave(args.rounds, &cases)?));
         }
     }
-    let mut table =
-        "## The local backend beside its peers\n\nMicroseconds per operation; a ratio is our time by the \
-                     peer's, less than 1 where we are faster, with the middle half of the rounds.\n\n"
-            .to_owned();
+    let mut table = format!(
+        "## The local backend beside its peers\n\nMicroseconds per operation, medians of {} rounds; a ratio is our time by \
+         the peer's, less than 1 where we are faster, with the middle half of the rounds.\n\n",
+        args.rounds
+    );
     let heads = [
         "ours, durable",
         "object_store, synced",

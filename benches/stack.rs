@@ -327,13 +327,13 @@ fn layers(args: &Args) -> Result<Option<String>> {
 }
 
 /// A directory as a storage.
-enum Store {
+enum Directory {
     Ours(LocalStorage),
     ObjectStore(LocalFileSystem),
     OpenDal(Operator),
 }
 
-impl Store {
+impl Directory {
     async fn put(&self, name: &str, bytes: Bytes) -> Result<()> {
         match self {
             Self::Ours(storage) => drop(storage.upload_bytes(&FileId::parse(name)?, bytes).await?),
@@ -391,7 +391,7 @@ impl Store {
 }
 
 /// Opens what is compared: ours durable and its two peers, ours relaxed and its one.
-async fn stores(places: &[TempDir; 5]) -> Result<[Store; 5]> {
+async fn stores(places: &[TempDir; 5]) -> Result<[Directory; 5]> {
     let [durable, synced, dal, relaxed, plain] = places.each_ref().map(TempDir::path);
     let ours = async |root: &Path, durability| {
         LocalStorage::open(LocalConfig::new(root).with_durability(durability)).await
@@ -401,11 +401,11 @@ async fn stores(places: &[TempDir; 5]) -> Result<[Store; 5]> {
         .root(&dal.join("root").to_string_lossy())
         .atomic_write_dir(&temporary.to_string_lossy());
     Ok([
-        Store::Ours(Box::pin(ours(durable, Durability::Durable)).await?),
-        Store::ObjectStore(LocalFileSystem::new_with_prefix(synced)?.with_fsync(true)),
-        Store::OpenDal(Operator::new(dal)?),
-        Store::Ours(Box::pin(ours(relaxed, Durability::Relaxed)).await?),
-        Store::ObjectStore(LocalFileSystem::new_with_prefix(plain)?),
+        Directory::Ours(Box::pin(ours(durable, Durability::Durable)).await?),
+        Directory::ObjectStore(LocalFileSystem::new_with_prefix(synced)?.with_fsync(true)),
+        Directory::OpenDal(Operator::new(dal)?),
+        Directory::Ours(Box::pin(ours(relaxed, Durability::Relaxed)).await?),
+        Directory::ObjectStore(LocalFileSystem::new_with_prefix(plain)?),
     ])
 }
 
@@ -434,8 +434,8 @@ fn local(args: &Args, scratch: &Path) -> Result<Option<String>> {
             let case = |store| {
                 let (runtime, kept, bytes) = (&runtime, &kept, &bytes);
                 let round = move |round| match read {
-                    true => runtime.block_on(Store::gets(store, kept, size)),
-                    false => runtime.block_on(Store::puts(store, round, bytes)),
+                    true => runtime.block_on(Directory::gets(store, kept, size)),
+                    false => runtime.block_on(Directory::puts(store, round, bytes)),
                 };
                 Case { round: Box::new(round) }
             };

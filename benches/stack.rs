@@ -50,7 +50,7 @@ struct Args {
     /// benchmarks elsewhere
     #[arg(long, value_name = "FILE")]
     results: Option<PathBuf>,
-    /// Rounds that count; one more comes before them
+    /// Rounds of files that count, a tenth of those of layers; one more comes before them
     #[arg(long, default_value_t = 61, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
     /// Said by `cargo bench`; without it, as in `cargo test --benches`, one round shows that everything runs
@@ -65,7 +65,7 @@ fn main() -> Result<()> {
     }
     // Not where temporary files may be memory: what is synced goes to a disk.
     let scratch = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let mut report = head(scratch, args.rounds);
+    let mut report = head(scratch);
     let tables: Vec<String> = [layers(&args)?, local(&args, scratch)?].into_iter().flatten().collect();
     if tables.is_empty() {
         bail!("nothing has \"{}\" in its name; see --help for the names", args.filter);
@@ -140,7 +140,7 @@ fn header(cells: impl IntoIterator<Item = String>) -> String {
     format!("{}|---|{}\n", row(cells.iter().cloned()), "---:|".repeat(cells.len() - 1))
 }
 
-fn head(scratch: &Path, rounds: u16) -> String {
+fn head(scratch: &Path) -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let word = |text: &str| text.split_whitespace().next().unwrap_or("?").to_owned();
     let said = |program: &str, arguments: &[&str]| {
@@ -153,7 +153,7 @@ fn head(scratch: &Path, rounds: u16) -> String {
         "# What the layers and the local backend cost\n\n\
          Written by `cargo bench -p benches --bench stack -- --results benches/STACK.md`; a run replaces it.\n\n\
          - {}, commit {}, {} x {}, Linux {}\n\
-         - load when it began: {}; files on {}; medians of {rounds} rounds\n",
+         - load when it began: {}; files on {}\n",
         Timestamp::now().strftime("%Y-%m-%d %H:%M UTC"),
         said("git", &["describe", "--always", "--dirty"]),
         std::thread::available_parallelism().map_or(0, usize::from),
@@ -164,10 +164,14 @@ fn head(scratch: &Path, rounds: u16) -> String {
     )
 }
 
-/// What all layers together may take of an operation.
+/// Nanoseconds that all layers together may add to an operation.
 const TARGET: f64 = 5_000.0;
 
-const CALLS: u32 = 1_000;
+/// Calls of a round: so few that most rounds end before the system gives the processor to somebody else.
+const CALLS: u32 = 100;
+
+/// Rounds of layers for each round of files: they are short.
+const LAYER_ROUNDS: u16 = 10;
 
 #[derive(Clone, Copy)]
 enum Operation {
@@ -235,8 +239,12 @@ async fn stacks(books: &Path) -> Result<Vec<Stack>> {
         FallbackConfig::new(books.join("fallback.sqlite")),
     );
     let all = async |journal: &str| {
-        let side = || StackConfig::new(BackendConfig::Memory(MemoryConfig::default()));
-        let pair = PairConfig::new(side(), side(), FallbackConfig::new(books.join(journal)));
+        let side = |name: &str| {
+            let mut memory = MemoryConfig::default();
+            memory.name = name.to_owned();
+            StackConfig::new(BackendConfig::Memory(memory))
+        };
+        let pair = PairConfig::new(side("one"), side("other"), FallbackConfig::new(books.join(journal)));
         let mut around = LayersConfig::default();
         around.cache = Some(CacheConfig::default());
         build(StackConfig::new(BackendConfig::Fallback(pair)).with_layers(around)).await
@@ -272,6 +280,7 @@ fn layers(args: &Args) -> Result<Option<String>> {
     let ids: Result<Vec<FileId>, _> =
         (0..CALLS).map(|number| FileId::parse(format!("photos/{number}.jpg"))).collect();
     let (ids, bytes) = (ids?, Bytes::from(vec![7; 1024]));
+    let rounds = args.rounds.saturating_mul(LAYER_ROUNDS);
     let mut columns = Vec::new();
     for &operation in &operations {
         let case = |stack| {
@@ -280,28 +289,32 @@ fn layers(args: &Args) -> Result<Option<String>> {
             Case { round: Box::new(round) }
         };
         let cases: Vec<Case<'_>> = stacks.iter().map(case).collect();
-        columns.push(interleave(args.rounds, &cases)?);
+        columns.push(interleave(rounds, &cases)?);
     }
-    let mut table = "## Layers, over a storage in memory\n\nNanoseconds per operation.\n\n".to_owned();
+    let mut table = format!(
+        "## Layers, over a storage in memory\n\nNanoseconds per operation, medians of {rounds} rounds of {CALLS} calls.\n\n"
+    );
     let heads = operations.iter().map(|operation| operation.name().to_owned());
     table += &header(heads.flat_map(|name| [name, "layers add".to_owned()]));
-    let mut most = f64::NEG_INFINITY;
+    let mut beyond = Vec::new();
     for (at, stack) in stacks.iter().enumerate() {
         let mut cells = vec![stack.name.to_owned()];
-        for column in &columns {
+        for (column, operation) in columns.iter().zip(&operations) {
             let adds = more(&column[at], &column[0]);
             cells.push(format!("{:.0}", median(&column[at])));
             cells.push(if at == 0 { String::new() } else { format!("{adds:.0}") });
-            if stack.name.starts_with("all") {
-                most = most.max(adds);
+            if stack.name.starts_with("all") && adds >= TARGET {
+                beyond.push(format!("{} ({}) {:.2} us", operation.name(), stack.name, adds / 1e3));
             }
         }
         table += &row(cells);
     }
-    let verdict = if most < TARGET { "met" } else { "**not met**" };
+    let verdict = match beyond.is_empty() {
+        true => "met".to_owned(),
+        false => format!("**not met** by {}", beyond.join(", ")),
+    };
     table += &format!(
-        "\n- all layers together add {:.2} us to an operation at most (target: under {:.0}): {verdict}\n{}",
-        most / 1e3,
+        "\n- target: all layers together add less than {:.0} us to an operation: {verdict}\n{}",
         TARGET / 1e3,
         "- each layer alone, and all as `stack::build` puts them: metered, cache, fallback, and around each of its sides \
          retry, limit, timeout, with the default of each\n\
@@ -314,13 +327,13 @@ fn layers(args: &Args) -> Result<Option<String>> {
 }
 
 /// A directory as a storage.
-enum Store {
+enum Directory {
     Ours(LocalStorage),
     ObjectStore(LocalFileSystem),
     OpenDal(Operator),
 }
 
-impl Store {
+impl Directory {
     async fn put(&self, name: &str, bytes: Bytes) -> Result<()> {
         match self {
             Self::Ours(storage) => drop(storage.upload_bytes(&FileId::parse(name)?, bytes).await?),
@@ -378,7 +391,7 @@ impl Store {
 }
 
 /// Opens what is compared: ours durable and its two peers, ours relaxed and its one.
-async fn stores(places: &[TempDir; 5]) -> Result<[Store; 5]> {
+async fn stores(places: &[TempDir; 5]) -> Result<[Directory; 5]> {
     let [durable, synced, dal, relaxed, plain] = places.each_ref().map(TempDir::path);
     let ours = async |root: &Path, durability| {
         LocalStorage::open(LocalConfig::new(root).with_durability(durability)).await
@@ -388,11 +401,11 @@ async fn stores(places: &[TempDir; 5]) -> Result<[Store; 5]> {
         .root(&dal.join("root").to_string_lossy())
         .atomic_write_dir(&temporary.to_string_lossy());
     Ok([
-        Store::Ours(Box::pin(ours(durable, Durability::Durable)).await?),
-        Store::ObjectStore(LocalFileSystem::new_with_prefix(synced)?.with_fsync(true)),
-        Store::OpenDal(Operator::new(dal)?),
-        Store::Ours(Box::pin(ours(relaxed, Durability::Relaxed)).await?),
-        Store::ObjectStore(LocalFileSystem::new_with_prefix(plain)?),
+        Directory::Ours(Box::pin(ours(durable, Durability::Durable)).await?),
+        Directory::ObjectStore(LocalFileSystem::new_with_prefix(synced)?.with_fsync(true)),
+        Directory::OpenDal(Operator::new(dal)?),
+        Directory::Ours(Box::pin(ours(relaxed, Durability::Relaxed)).await?),
+        Directory::ObjectStore(LocalFileSystem::new_with_prefix(plain)?),
     ])
 }
 
@@ -421,8 +434,8 @@ fn local(args: &Args, scratch: &Path) -> Result<Option<String>> {
             let case = |store| {
                 let (runtime, kept, bytes) = (&runtime, &kept, &bytes);
                 let round = move |round| match read {
-                    true => runtime.block_on(Store::gets(store, kept, size)),
-                    false => runtime.block_on(Store::puts(store, round, bytes)),
+                    true => runtime.block_on(Directory::gets(store, kept, size)),
+                    false => runtime.block_on(Directory::puts(store, round, bytes)),
                 };
                 Case { round: Box::new(round) }
             };
@@ -430,10 +443,11 @@ fn local(args: &Args, scratch: &Path) -> Result<Option<String>> {
             rows.push((name, interleave(args.rounds, &cases)?));
         }
     }
-    let mut table =
-        "## The local backend beside its peers\n\nMicroseconds per operation; a ratio is our time by the \
-                     peer's, less than 1 where we are faster, with the middle half of the rounds.\n\n"
-            .to_owned();
+    let mut table = format!(
+        "## The local backend beside its peers\n\nMicroseconds per operation, medians of {} rounds; a ratio is our time by \
+         the peer's, less than 1 where we are faster, with the middle half of the rounds.\n\n",
+        args.rounds
+    );
     let heads = [
         "ours, durable",
         "object_store, synced",

@@ -85,7 +85,7 @@ pub trait Work: std::fmt::Debug + Send + Sync + 'static {
 pub struct JobSpec {
     /// Its name: letters, digits, `_` and `-`.
     pub name: String,
-    /// `copy`, `sync` or `verify`.
+    /// `copy`, `sync`, `verify` or `cleanup`.
     pub mode: &'static str,
     /// The source as the configuration has it.
     pub source: String,

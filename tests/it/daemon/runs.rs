@@ -276,3 +276,49 @@ fn what_a_sync_failed_with_is_retried_alone_and_deletes_nothing() {
     assert!(metrics.contains(counted), "{metrics}");
     assert!(metrics.contains("\nmigrator_config_reload_success 1\n"), "{metrics}");
 }
+
+/// Nothing else empties a quarantine, and a daemon has nobody who would give the command.
+#[test]
+fn a_cleanup_as_a_job_empties_the_quarantine_of_a_sync() {
+    let of = |name: &str, mode: &str, more: &str| {
+        job(name, more).replace("mode = \"copy\"", &format!("mode = \"{mode}\""))
+    };
+    let mirror = of("mirror", "sync", "options = [\"--delete\", \"--max-delete\", \"100%\"]");
+    let stage = Stage::new(&format!("{mirror}{}", of("tidy", "cleanup", "")));
+    stage.desk.write("source/a", "a");
+    stage.desk.write("target/old", "old");
+    let away = |hall: &super::hall::Hall| {
+        let names = hall.stored().into_keys().filter(|name| name != "a");
+        names.map(|name| name.rsplit_once('/').unwrap().1.to_owned()).collect::<Vec<_>>()
+    };
+    let hall = stage.start();
+    hall.run("mirror");
+    let view = hall.run("tidy");
+    assert_eq!(away(&hall), ["old"], "its time is not over: {view:#}");
+    let (stage, ran) = hall.stop();
+    ran.exits(0);
+    for drawer in fs::read_dir(stage.desk.path("target/.quarantine")).unwrap() {
+        let drawer = drawer.unwrap().path();
+        let over = drawer.with_file_name("until-20200101T000000.000000000Z-run-1");
+        fs::rename(drawer, over).unwrap();
+    }
+
+    // What nobody knows to have been done is done when the daemon comes back.
+    stage.configure(&format!("{mirror}{}", of("tidy", "cleanup", "schedule = \"daily\"")));
+    let hall = stage.start();
+    let view = hall.until("tidy", "it has caught up", |view| !view["last"].is_null());
+    let last = &view["last"];
+    assert_eq!((&last["result"], &last["exit_code"]), (&"ok".into(), &0.into()), "{view:#}");
+    assert!(last["run"].is_null(), "its runs are in no ledger: {view:#}");
+    assert_eq!((&view["mode"], &view["due"]["why"]), (&"cleanup".into(), &"schedule".into()));
+    let due: jiff::Timestamp = view["due"]["at"].as_str().unwrap().parse().unwrap();
+    assert!(due > jiff::Timestamp::now(), "{view:#}");
+    assert_eq!(hall.stored().into_keys().collect::<Vec<_>>(), ["a"]);
+    assert!(hall.running.stderr().contains("expired: 1"), "{}", hall.running.stderr());
+    let metrics = hall.get("/metrics").expect(200).body;
+    assert!(metrics.contains("migrator_job_last_success_timestamp_seconds{job=\"tidy\"}"), "{metrics}");
+    // The run of the sync is told by the sync alone, and there is no file to retry.
+    assert_eq!((hall.runs("mirror").len(), hall.runs("tidy").len()), (1, 0));
+    assert_eq!(hall.get("/api/v1/runs").expect(200).json()["runs"][0]["job"], "mirror");
+    hall.order("/api/v1/jobs/tidy/retry", "{}").expect(409);
+}

@@ -228,9 +228,10 @@ pub enum Command {
     Cleanup(Cleanup),
     /// Run the jobs of the configuration file when they are due, and serve a dashboard
     ///
-    /// Each [job.NAME] of the configuration file is a copy, a sync or a verify with a schedule, and may follow changes of
-    /// its source. A run does exactly what the command of that name does, with the same ledger. What failed is tried
-    /// again, alone, after a wait that doubles; what was missed while the daemon was not there is run once.
+    /// Each [job.NAME] of the configuration file is a copy, a sync, a verify or a cleanup with a schedule; copies and syncs
+    /// may follow changes of their source. A run does exactly what the command of that name does, with the same ledger.
+    /// What failed is tried again, alone, after a wait that doubles; what was missed while the daemon was not there is run
+    /// once. What a sync or --remove-source puts in quarantine stays there until a cleanup.
     ///
     /// The dashboard, an API (/api/v1/openapi.json), /metrics, /healthz and /readyz are served on the loopback
     /// interface. Who starts, stops or retries needs the token: the first line of the file that `token_file` or

@@ -40,6 +40,7 @@ pub(super) async fn run(
     drop(ledger);
     target.close().await;
     let cleaned = cleaned?;
+    tracing::info!(?cleaned, "cleaned up");
     context.output.text(&format!("{} discarded\n", show_count(cleaned.uploads, "upload")));
     if cleaned.expired > 0 {
         context.output.text(&format!("{} deleted from quarantine\n", show_count(cleaned.expired, "file")));

@@ -11,7 +11,7 @@
 //! [job.photos]
 //! source = "files:photos"                 # as on the command line
 //! target = "minio:photos"
-//! mode = "copy"                           # copy, sync or verify
+//! mode = "copy"                           # copy, sync, verify or cleanup
 //! options = ["--exclude", "*.tmp"]        # of that command, exactly as it takes them
 //! schedule = "15 3 * * *"                 # or hourly, daily, ..., or "every 15m"
 //! jitter = "10m"                          # up to so much later, so that many machines do not come at once
@@ -65,11 +65,13 @@ pub enum Mode {
     Sync,
     /// `migrator verify`
     Verify,
+    /// `migrator cleanup`
+    Cleanup,
 }
 
 impl Mode {
     /// All modes.
-    pub const ALL: [Self; 3] = [Self::Copy, Self::Sync, Self::Verify];
+    pub const ALL: [Self; 4] = [Self::Copy, Self::Sync, Self::Verify, Self::Cleanup];
 
     /// Returns the name of the command.
     pub const fn as_str(self) -> &'static str {
@@ -77,6 +79,7 @@ impl Mode {
             Self::Copy => "copy",
             Self::Sync => "sync",
             Self::Verify => "verify",
+            Self::Cleanup => "cleanup",
         }
     }
 

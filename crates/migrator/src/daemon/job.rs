@@ -112,8 +112,8 @@ impl Job {
         &self.name
     }
 
-    /// Returns what its runs are in the ledger.
-    pub fn kind(&self) -> RunKind {
+    /// Returns what its runs are in the ledger; nothing where they are not in there, as those of a cleanup.
+    pub fn kind(&self) -> Option<RunKind> {
         kind_of(self.kept().spec.mode)
     }
 
@@ -186,8 +186,14 @@ impl Job {
             }
         };
         self.recount(&*ledger).await;
+        let Some(kind) = self.kind() else {
+            let mut kept = self.kept();
+            if kept.spec.catch_up && kept.running.is_none() && kept.last.is_none() {
+                kept.agenda.catch_up();
+            }
+            return;
+        };
         // A copy and an audit of one pair share a ledger.
-        let kind = self.kind();
         let runs = ledger.runs(LOOK_BACK, None).await.unwrap_or_default();
         let Some(latest) = runs.into_iter().find(|run| run.kind == kind) else { return };
         let Ok(totals) = RunTotals::of(&*ledger, latest).await else { return };
@@ -306,7 +312,9 @@ impl Job {
         kept.sampler.rest();
         let partial = kept.spec.partial;
         kept.agenda.end(&running.order, ended.exit, partial, now);
-        let last = Last::of(ended.clone(), running.number(), now, running.began.elapsed().as_secs_f64());
+        let recorded = kind_of(kept.spec.mode).is_some();
+        let seconds = running.began.elapsed().as_secs_f64();
+        let last = Last::of(ended.clone(), running.number(), recorded, now, seconds);
         metrics::set(names::RUNNING, &self.name, 0.0);
         if last.was_a_run() {
             metrics::run_ended(&self.name, last.result, last.seconds);
@@ -413,7 +421,7 @@ impl Running {
 impl Kept {
     /// See [`Job::is_partial`]. By itself a sync looks at everything, so that it removes what it is to remove.
     fn is_partial(&self) -> bool {
-        self.spec.partial || kind_of(self.spec.mode) == RunKind::Sync
+        self.spec.partial || kind_of(self.spec.mode) == Some(RunKind::Sync)
     }
 
     fn due(&self, zone: &TimeZone, seed: u64) -> Option<Due> {
@@ -428,12 +436,8 @@ impl Kept {
     }
 }
 
-fn kind_of(mode: &str) -> RunKind {
-    match mode {
-        "verify" => RunKind::Verify,
-        "sync" => RunKind::Sync,
-        _ => RunKind::Copy,
-    }
+fn kind_of(mode: &str) -> Option<RunKind> {
+    RunKind::ALL.into_iter().find(|kind| kind.as_str() == mode)
 }
 
 /// FNV-1a: the same for the same name in every process.

@@ -154,10 +154,19 @@ impl PreservingDirectory {
             let (path, attributes) = (path.clone(), attributes.clone());
             self.at(id, Op::Upload, move |root, _| tree::write(root, &path, &attributes, what))
         };
-        let version = self
-            .opened_up(id, Op::Upload, write)
-            .await
-            .map_err(|error| error.with_effect(Effect::Unknown))?;
+        let written = if self.what.mode && attributes.mode.is_some_and(tree::is_closed) {
+            // Not while somebody has it opened for a file.
+            let _one_at_a_time = self.opening.write().await;
+            match write().await {
+                Err(error) if error.kind() == ErrorKind::Denied => {
+                    self.while_open(id, Op::Upload, write).await
+                }
+                other => other,
+            }
+        } else {
+            self.opened_up(id, Op::Upload, write).await
+        };
+        let version = written.map_err(|error| error.with_effect(Effect::Unknown))?;
         let mut metadata = FileMetadata::new(id.clone(), 0);
         metadata.version = Some(version);
         Ok(Receipt::new(metadata, Some(Digest::of(b"")), Verified::No))
@@ -173,6 +182,14 @@ impl PreservingDirectory {
             other => return other,
         }
         let _one_at_a_time = self.opening.write().await;
+        self.while_open(id, op, change).await
+    }
+
+    /// Opens directories for a change, for whoever has the lock.
+    async fn while_open<T, F>(&self, id: &FileId, op: Op, change: impl Fn() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
         let above = id.clone();
         let _opened = self.at(id, op, move |root, _| Ok::<_, Refused>(tree::open_up(root, &above))).await?;
         change().await

@@ -206,6 +206,11 @@ fn remove_empty(root: &OwnedFd, mut path: &str) -> Result<(), Errno> {
     Ok(())
 }
 
+/// Tells whether a directory of this mode takes no file from its owner.
+pub(super) fn is_closed(mode: u32) -> bool {
+    mode & OPEN_TO_OWNER != OPEN_TO_OWNER
+}
+
 /// Directories that are open to their owner although they were told not to be; closed again when dropped, as whoever
 /// opened them may be stopped in the middle.
 #[derive(Debug)]
@@ -221,7 +226,7 @@ pub(super) fn open_up(root: &Arc<OwnedFd>, id: &FileId) -> Opened {
         let Ok(directory) = open(root, path) else { break };
         let Some(mode) = kept(&directory).and_then(|kept| kept.mode) else { continue };
         let wider = Mode::from_raw_mode(mode | OPEN_TO_OWNER);
-        if mode & OPEN_TO_OWNER != OPEN_TO_OWNER && rustix::fs::fchmod(&directory, wider).is_ok() {
+        if is_closed(mode) && rustix::fs::fchmod(&directory, wider).is_ok() {
             opened.paths.push(path.to_owned());
         }
     }

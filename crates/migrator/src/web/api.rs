@@ -175,11 +175,15 @@ pub(super) async fn runs(
     let ledgers = ledgers(site.meant(job.as_deref())?).await?;
     let mut found = Vec::new();
     for (job, ledger) in &ledgers {
-        // A copy and an audit of one pair share a ledger: each run is told once, by the job that is of its kind.
-        let others: Vec<_> =
-            ledgers.iter().filter(|(_, other)| other.location() == ledger.location()).collect();
+        // A copy and an audit of one pair share a ledger: each run is told once, by the job that is of its kind. None is
+        // a cleanup's.
+        let others: Vec<_> = ledgers
+            .iter()
+            .filter(|(job, other)| job.kind().is_some() && other.location() == ledger.location())
+            .collect();
         for run in ledger.runs(u32::try_from(limit).unwrap_or(u32::MAX), before).await? {
-            let teller = others.iter().find(|(job, _)| job.kind() == run.kind).or_else(|| others.first());
+            let teller =
+                others.iter().find(|(job, _)| job.kind() == Some(run.kind)).or_else(|| others.first());
             if teller.is_some_and(|(teller, _)| teller.name() == job.name()) {
                 found.push((job, ledger, run));
             }
@@ -198,9 +202,10 @@ pub(super) async fn runs(
 async fn ledgers(mut jobs: Vec<Arc<Job>>) -> Result<Vec<(Arc<Job>, Arc<dyn Ledger>)>, Problem> {
     // What failed is told by the job that can try it again.
     jobs.sort_by_key(|job| match job.kind() {
-        RunKind::Copy => 0,
-        RunKind::Sync => 1,
-        RunKind::Verify => 2,
+        Some(RunKind::Copy) => 0,
+        Some(RunKind::Sync) => 1,
+        Some(RunKind::Verify) => 2,
+        None => 3,
     });
     let mut ledgers = Vec::new();
     for job in jobs {

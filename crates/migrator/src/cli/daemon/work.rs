@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::args::{Args, Command, Global, LogFormat, Pair};
 use crate::cli::context::{Context, filter};
 use crate::cli::run::Drive;
-use crate::cli::{copy, has_credentials, sync, verify};
+use crate::cli::{cleanup, copy, has_credentials, sync, verify};
 use crate::config::jobs::Job;
 use crate::daemon::{Ended, JobSpec, Scope, Work};
 use crate::failure::{Exit, Failure};
@@ -80,6 +80,7 @@ enum Task {
     Copy(Arc<crate::cli::args::CopyCommand>),
     Sync(Arc<crate::cli::args::Sync>),
     Verify(Arc<crate::cli::args::Verify>),
+    Cleanup(Arc<crate::cli::args::Cleanup>),
 }
 
 impl Task {
@@ -108,6 +109,7 @@ impl Task {
             Command::Copy(args) => Ok(Self::Copy(Arc::new(args))),
             Command::Sync(args) => Ok(Self::Sync(Arc::new(args))),
             Command::Verify(args) => Ok(Self::Verify(Arc::new(args))),
+            Command::Cleanup(args) => Ok(Self::Cleanup(Arc::new(args))),
             _ => Err(wrong(format!("mode: this release cannot run {:?} as a job", job.mode.as_str()))),
         }
     }
@@ -117,6 +119,7 @@ impl Task {
             Self::Copy(args) => &args.copy.pair,
             Self::Sync(args) => &args.copy.pair,
             Self::Verify(args) => &args.pair,
+            Self::Cleanup(args) => &args.pair,
         }
     }
 
@@ -125,12 +128,15 @@ impl Task {
         let (which, report) = match self {
             Self::Copy(args) => {
                 copy::check(args)?;
-                (&args.copy.which, args.copy.report.as_deref())
+                (Some(&args.copy.which), args.copy.report.as_deref())
             }
-            Self::Sync(args) => (&args.copy.which, args.copy.report.as_deref()),
-            Self::Verify(args) => (&args.which, args.report.as_deref()),
+            Self::Sync(args) => (Some(&args.copy.which), args.copy.report.as_deref()),
+            Self::Verify(args) => (Some(&args.which), args.report.as_deref()),
+            Self::Cleanup(_) => (None, None),
         };
-        filter(&context.settings(None, which), which)?;
+        if let Some(which) = which {
+            filter(&context.settings(None, which), which)?;
+        }
         context.without_source(self.pair())?;
         match context.migration(self.pair(), report) {
             Err(failure) if failure.exit == Exit::Refused => Err(failure),
@@ -143,6 +149,7 @@ impl Task {
             Self::Copy(args) => Box::pin(copy::run(context, args, drive)).await,
             Self::Sync(args) => Box::pin(sync::run(context, args, drive)).await,
             Self::Verify(args) => Box::pin(verify::run(context, args, drive)).await,
+            Self::Cleanup(args) => Box::pin(cleanup::run(context, args, drive.stop)).await,
         }
     }
 }

@@ -73,7 +73,7 @@ fn job(table: &Table<'_, '_>) -> Result<Job, ConfigError> {
         let error = table.wrong("mode", format!("{mode:?} is no mode"));
         match nearest(&mode, &known) {
             Some(known) => error.with_hint(format!("did you mean {known:?}?")),
-            None => error.with_hint("the modes are \"copy\", \"sync\" and \"verify\""),
+            None => error.with_hint("the modes are \"copy\", \"sync\", \"verify\" and \"cleanup\""),
         }
     })?;
     let watch = flag(table, "watch")?.unwrap_or(false);
@@ -98,8 +98,14 @@ fn job(table: &Table<'_, '_>) -> Result<Job, ConfigError> {
     times.reconcile = age(table, "reconcile")?;
     if watch {
         times.reconcile = times.reconcile.or(Some(RECONCILE));
-        if mode == Mode::Verify {
-            return Err(table.wrong("watch", "an audit does not follow changes: give it a schedule"));
+        let what = match mode {
+            Mode::Copy | Mode::Sync => None,
+            Mode::Verify => Some("an audit"),
+            Mode::Cleanup => Some("a cleanup"),
+        };
+        if let Some(what) = what {
+            let message = format!("{what} does not follow changes: give it a schedule");
+            return Err(table.wrong("watch", message));
         }
     } else {
         for key in ["debounce", "reconcile"] {
@@ -166,6 +172,10 @@ mod tests {
             (job("jitter = \"2s\""), ":5: jitter: is of jobs that have a schedule"),
             (job("retries = \"many\""), ":5: retries: expected a whole number"),
             ("[job.a]\nmode = \"copi\"\n".to_owned(), "did you mean \"copy\"?"),
+            (
+                job("watch = true").replace("\"copy\"", "\"cleanup\""),
+                ":5: watch: a cleanup does not follow changes",
+            ),
             ("[job.a]\nmode = \"copy\"\n".to_owned(), "[job.a] has no key \"source\""),
             ("[job.\"a b\"]\n".to_owned(), "letters, digits"),
             ("[daemon]\nlisten = \"9180\"\n".to_owned(), ":2: listen: expected an address"),

@@ -57,6 +57,11 @@ impl Agenda {
         }
     }
 
+    /// Makes up for downtime of which nothing tells what it missed: a slot is due at once.
+    pub(super) fn catch_up(&mut self) {
+        self.past.base = Timestamp::UNIX_EPOCH;
+    }
+
     /// Notes a change; true where none was known yet.
     pub(super) fn note_change(&mut self, seen: Seen, at: Timestamp) -> bool {
         match (seen, &mut self.changes) {

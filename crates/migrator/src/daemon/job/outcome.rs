@@ -15,7 +15,7 @@ use crate::report::{RunTotals, Verdict};
 /// The latest run that has ended.
 #[derive(Clone, Debug, Serialize)]
 pub struct Last {
-    /// Its number in the ledger; nothing where it never began.
+    /// Its number in the ledger; nothing where it never began, and of a cleanup.
     pub run: Option<RunId>,
     /// As metrics have it: `ok`, `some_failed`, `mismatch`, `refused`, `interrupted`, `error`; `nothing_to_do`.
     pub result: &'static str,
@@ -32,9 +32,9 @@ pub struct Last {
 }
 
 impl Last {
-    /// Tells a run of this process.
-    pub(super) fn of(ended: Ended, run: Option<RunId>, now: Timestamp, seconds: f64) -> Self {
-        let idle = ended.exit == Exit::Ok && run.is_none();
+    /// Tells a run of this process; `recorded`: of a job whose runs are in the ledger.
+    pub(super) fn of(ended: Ended, run: Option<RunId>, recorded: bool, now: Timestamp, seconds: f64) -> Self {
+        let idle = ended.exit == Exit::Ok && recorded && run.is_none();
         let result = if idle { NOTHING_TO_DO } else { result_of(ended.exit) };
         let (message, hints) =
             ended.failure.map_or((None, Vec::new()), |failure| (Some(failure.message), failure.hints));
@@ -150,12 +150,16 @@ mod tests {
     #[test]
     fn a_run_that_found_nothing_to_do_is_well_and_no_run() {
         let ended = |exit| Ended { exit, failure: None };
-        let idle = Last::of(ended(Exit::Ok), None, Timestamp::UNIX_EPOCH, 0.0);
+        let last = |exit, run, recorded| Last::of(ended(exit), run, recorded, Timestamp::UNIX_EPOCH, 0.0);
+        let idle = last(Exit::Ok, None, true);
         assert!(idle.is_ok() && !idle.was_a_run());
-        let ran = Last::of(ended(Exit::Ok), Some(RunId(1)), Timestamp::UNIX_EPOCH, 0.0);
+        let ran = last(Exit::Ok, Some(RunId(1)), true);
         assert!(ran.is_ok() && ran.was_a_run());
         // What could not begin is no idle run.
-        let failed = Last::of(ended(Exit::Config), None, Timestamp::UNIX_EPOCH, 0.0);
+        let failed = last(Exit::Config, None, true);
         assert!(!failed.is_ok() && failed.was_a_run());
+        // A cleanup never has a number.
+        let cleaned = last(Exit::Ok, None, false);
+        assert!(cleaned.is_ok() && cleaned.was_a_run());
     }
 }

@@ -57,7 +57,7 @@ pub struct WatchView {
 pub struct View {
     /// Its name.
     pub name: String,
-    /// `copy`, `sync` or `verify`.
+    /// `copy`, `sync`, `verify` or `cleanup`.
     pub mode: &'static str,
     /// As the configuration has it.
     pub source: String,

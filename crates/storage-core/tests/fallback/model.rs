@@ -517,7 +517,12 @@ impl World {
             if keep == Keep::Ours && !self.may(number).contains(&kept) {
                 wrong!("{id} was {kept:?} before its conflict ended, possible were {:?}", self.may(number));
             }
-            if let Err(error) = self.storage().resolve(id, keep).await {
+            let mut resolved = self.storage().resolve(id, keep).await;
+            if resolved.as_ref().is_err_and(|error| error.kind() == ErrorKind::VersionMismatch) {
+                // A stranger wrote again since the conflict was told, and this is told now.
+                resolved = self.storage().resolve(id, keep).await;
+            }
+            if let Err(error) = resolved {
                 wrong!("{id}: {keep:?}: {error}");
             }
             let there = Self::contents_through(&self.rig.inside.0, id).await;

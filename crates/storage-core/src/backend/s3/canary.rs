@@ -1,8 +1,8 @@
 //! Objects of the storage's own, by which it finds out what a server can do.
 //!
 //! Each has a key of its own beneath `.storage/probe/` and is deleted whatever happens, also when the future is
-//! dropped. A process that is killed deletes nothing: the key therefore names its owner, and whoever opens the storage
-//! removes what owners left that are no more.
+//! dropped. A process that is killed deletes nothing: the key therefore names its owner, and when it was made by the
+//! owner's clock, and whoever opens the storage removes what owners left that are no more, or have forgotten.
 
 use std::fs;
 use std::sync::Arc;
@@ -25,7 +25,9 @@ use crate::storage::{Precondition, UploadOptions};
 pub(super) const CANARY: &[u8] = b"canary";
 
 /// Age from which a canary is removed whoever its owner is, longer than any probe takes: the owner may be on another
-/// machine, or was before this one started anew, or could not remove it because the server was out.
+/// machine, or was before this one started anew, or could not remove it because the server was out. Of a process that
+/// lives here it is told by the name, and not by the server, whose clock may be hours off: an opening would remove its own
+/// canaries while it looks at them.
 const OLD: Duration = Duration::from_secs(60 * 60);
 
 /// An object of the storage's own that is gone when this is.
@@ -39,7 +41,7 @@ pub(super) struct Canary {
 impl Canary {
     pub(super) fn new(inner: &Arc<Inner>) -> Self {
         let owner = Owner::of(std::process::id()).unwrap_or_default();
-        let key = format!("{}{}-{}", directory(inner), owner.name(), uuid::Uuid::new_v4().simple());
+        let key = format!("{}{}", directory(inner), name(&owner, SystemTime::now()));
         Self { inner: Arc::clone(inner), key, upload: None, stored: true }
     }
 
@@ -131,9 +133,25 @@ impl Owner {
     }
 }
 
+/// Names a canary that is made now.
+fn name(owner: &Owner, now: SystemTime) -> String {
+    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    format!("{}-{now}-{}", owner.name(), uuid::Uuid::new_v4().simple())
+}
+
+/// Reads when a canary was made.
+fn made(name: &str) -> Option<SystemTime> {
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(name.split('-').nth(3)?.parse().ok()?))
+}
+
+/// Tells whether a canary may go, of which the server says `since` when it is there.
 fn is_left_over(name: &str, since: Option<SystemTime>) -> bool {
-    let gone = Owner::parse(name).and_then(|owner| owner.is_gone());
-    gone == Some(true) || since.and_then(|since| since.elapsed().ok()).is_some_and(|age| age >= OLD)
+    let since = match Owner::parse(name).and_then(|owner| owner.is_gone()) {
+        Some(true) => return true,
+        Some(false) => made(name),
+        None => since,
+    };
+    since.and_then(|since| since.elapsed().ok()).is_some_and(|age| age >= OLD)
 }
 
 fn directory(inner: &Inner) -> String {
@@ -219,11 +237,16 @@ mod tests {
     #[test]
     fn a_canary_outlives_neither_its_process_nor_the_hour() {
         let own = Owner::of(std::process::id()).unwrap();
-        let name = |owner: &Owner| format!("{}-{}", owner.name(), uuid::Uuid::new_v4().simple());
+        let name = |owner: &Owner| name(owner, SystemTime::now());
         let ago = |age| Some(SystemTime::now() - age);
         let old = ago(2 * OLD);
         assert!(!is_left_over(&name(&own), ago(Duration::ZERO)), "its process is alive");
-        assert!(is_left_over(&name(&own), old), "no probe takes an hour: the server was out when it ended");
+        assert!(!is_left_over(&name(&own), old), "the server's clock is its own");
+        let forgotten = super::name(&own, SystemTime::now() - 2 * OLD);
+        let now = ago(Duration::ZERO);
+        assert!(is_left_over(&forgotten, now), "no probe takes an hour: the server was out when it ended");
+        let of_an_earlier_release = format!("{}-{}", own.name(), uuid::Uuid::new_v4().simple());
+        assert!(!is_left_over(&of_an_earlier_release, old));
 
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         let other = Owner::of(child.id()).unwrap();

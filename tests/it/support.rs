@@ -263,15 +263,20 @@ impl Running {
     }
 
     /// Waits for its end.
-    pub(crate) fn wait(mut self) -> Ran {
+    pub(crate) fn wait(self) -> Ran {
+        self.wait_at_most(LIMIT)
+    }
+
+    /// Waits so long for its end.
+    pub(crate) fn wait_at_most(mut self, limit: Duration) -> Ran {
         let asked = Instant::now();
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;
             }
-            if asked.elapsed() > LIMIT {
+            if asked.elapsed() > limit {
                 let (out, err) = (self.stdout(), self.stderr());
-                panic!("has not ended after {LIMIT:?}: migrator {}\n{out}\n{err}", self.line);
+                panic!("has not ended after {limit:?}: migrator {}\n{out}\n{err}", self.line);
             }
             thread::sleep(Duration::from_millis(5));
         };

@@ -40,8 +40,8 @@ pub struct Cleaned {
 
 /// Abandons the open uploads of this ledger that no run will resume: those of files that changed or are gone,
 /// those that were begun and never recorded, and those begun longer ago than `older_than`. Deletes the files whose
-/// time in quarantine is over, those of the source's only where they are what was moved there, and the target still has their copies. Once `stop` is
-/// cancelled no further one.
+/// time in quarantine is over, those of the source's only where they are what was moved there and the target still has
+/// their copies. Once `stop` is cancelled no further one.
 ///
 /// Uploads of files that the ledger does not know are somebody else's and stay.
 ///

@@ -176,7 +176,7 @@ impl CachedStorage {
         let leader = match self.flights.join(id, What::Content, epoch).await {
             Turn::Lead(leader) => leader,
             Turn::Share(Seen::File { metadata, content: Some(content) }) => {
-                return Ok(whole(&metadata, content));
+                return Ok(whole(&metadata, &content));
             }
             Turn::Share(Seen::Nothing) => return Err(self.not_found(Op::Download, id)),
             Turn::Share(Seen::File { .. }) | Turn::Alone => return alone().await,
@@ -202,24 +202,24 @@ impl CachedStorage {
         // The copy is as large as the file; what came over a network is a slice of a larger buffer.
         let content = collect(download.body).await.map(|content| Bytes::copy_from_slice(&content));
         let content = content.inspect_err(|_| leader.fail())?;
-        let seen = Seen::File { metadata: Arc::clone(&metadata), content: Some(content.clone()) };
+        let seen = Seen::File { metadata, content: Some(content.clone()) };
         leader.land(seen.clone());
         self.keep(id, epoch, seen).await;
-        Ok(whole(&metadata, content))
+        let range = 0..content.len() as u64;
+        Ok(part(download.metadata, &content, range))
     }
 }
 
 /// Hands out kept bytes.
-fn part(metadata: &FileMetadata, content: &Bytes, range: Range<u64>) -> Download {
+fn part(metadata: FileMetadata, content: &Bytes, range: Range<u64>) -> Download {
     // Both ends lie within a buffer in memory, so they fit a usize.
     let bytes = content.slice(range.start as usize..range.end as usize);
     let body = if bytes.is_empty() { stream::empty().boxed() } else { stream::iter([Ok(bytes)]).boxed() };
-    Download::new(metadata.clone(), range, body)
+    Download::new(metadata, range, body)
 }
 
-fn whole(metadata: &FileMetadata, content: Bytes) -> Download {
-    let range = 0..content.len() as u64;
-    part(metadata, &content, range)
+fn whole(metadata: &FileMetadata, content: &Bytes) -> Download {
+    part(metadata.clone(), content, 0..content.len() as u64)
 }
 
 /// Answers a download from what is kept, or not at all where only the storage can.
@@ -231,8 +231,10 @@ fn answer(seen: &Seen, options: &DownloadOptions) -> Option<Download> {
         Precondition::Version(_) | Precondition::Absent => return None,
     }
     match options.range {
-        None => Some(whole(metadata, content.clone())),
-        Some(range) => range.resolve(content.len() as u64).map(|range| part(metadata, content, range)),
+        None => Some(whole(metadata, content)),
+        Some(range) => {
+            range.resolve(content.len() as u64).map(|range| part((**metadata).clone(), content, range))
+        }
     }
 }
 

@@ -68,14 +68,14 @@ impl<T: Clone> Flights<T> {
     /// Joins the load of `epoch`, or begins one. A load of another epoch may have missed a write that this reader
     /// must see: its place is taken.
     pub(super) async fn join(&self, id: &FileId, what: What, epoch: Epoch) -> Turn<'_, T> {
+        let key = (id.clone(), what);
         loop {
             let mut landed = {
                 let mut open = self.lock();
-                match open.get(&(id.clone(), what)) {
+                match open.get(&key) {
                     Some(flight) if flight.epoch == epoch => flight.landed.clone(),
                     _ => {
                         let (landing, landed) = watch::channel(None);
-                        let key = (id.clone(), what);
                         open.insert(key.clone(), Flight { epoch, landed });
                         return Turn::Lead(Leader { flights: self, key, landing });
                     }

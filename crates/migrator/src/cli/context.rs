@@ -352,18 +352,7 @@ impl Context {
             layers.limit = LimitConfig::default().with_concurrency(at_most).with_adaptive(true);
         }
         let config = StackConfig::new(backend).with_layers(layers);
-        let mut waits = OPENING_WAITS.iter();
-        let (storage, bound) = loop {
-            match (stack::build_with_bound(config.clone()).await, waits.next()) {
-                (Err(error), Some(wait))
-                    if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Throttled) =>
-                {
-                    tracing::info!(%error, "the storage is opened once more");
-                    tokio::time::sleep(*wait).await;
-                }
-                (built, _) => break built?,
-            }
-        };
+        let (storage, bound) = stack::build_with_bound(config).await?;
         Ok((storage, bound.filter(|_| at_most.is_some())))
     }
 
@@ -488,10 +477,6 @@ const EMBEDDED_BUCKET: &str = "files";
 
 /// How long a directory may take until it yields its first name, or between two.
 const LISTING_STALL: Duration = Duration::from_secs(600);
-
-/// How long is waited before a server that answered an opening with an error of its own is asked again: some thirty
-/// requests are made, with no layer around them yet, and one 503 among them is no reason to end a run.
-const OPENING_WAITS: [Duration; 2] = [Duration::from_millis(250), Duration::from_millis(500)];
 
 /// Twice the greatest `--concurrency`: a file may be read from its storage while something is asked of it.
 const LAYER_CONCURRENCY: NonZeroU32 = NonZeroU32::new(512).unwrap();

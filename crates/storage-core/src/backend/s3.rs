@@ -60,6 +60,10 @@ use crate::storage::{
 /// First segment of the ids that are the storage's own.
 const RESERVED: &str = ".storage";
 
+/// How long is waited before a server that answered the questions of an opening with an error of its own is asked again:
+/// they are some thirty requests, and one 503 among them is no reason to give up.
+const OPENING_WAITS: [Duration; 2] = [Duration::from_millis(250), Duration::from_millis(500)];
+
 /// Greatest object that one `CopyObject` takes ("Copying objects", Amazon S3 User Guide).
 const MAX_COPY: u64 = 5 << 30;
 
@@ -104,6 +108,8 @@ impl S3Storage {
     /// `<prefix>/.storage/probe/`, most of them at once, which leave nothing behind. What a process that was killed
     /// in between left there is removed.
     ///
+    /// A server that is out, or has too much to do, is asked twice more within a second.
+    ///
     /// With [`S3Config::remembered`] all of that is left for the first operation that writes, which then fails with
     /// the errors below, and the next one asks again.
     ///
@@ -121,13 +127,23 @@ impl S3Storage {
         let remembered = config.remembered.as_deref().filter(|_| !read_only).map(Features::from_capabilities);
         let inner = Inner::new(config, remembered.unwrap_or(Features::UNPROBED)).await?;
         let storage = Self { inner: Arc::new(inner) };
-        if read_only {
-            let inner = &storage.inner;
-            inner.check_bucket(Op::Open).await.map_err(|error| inner.explain_open(error))?;
-        } else if remembered.is_none() {
-            storage.ask().await?;
+        let mut waits = OPENING_WAITS.iter();
+        loop {
+            let asked = if read_only {
+                storage.inner.check_bucket(Op::Open).await.map_err(|error| storage.inner.explain_open(error))
+            } else if remembered.is_none() {
+                storage.ask().await
+            } else {
+                Ok(())
+            };
+            match (asked, waits.next()) {
+                (Err(error), Some(wait)) if error.is_outage() => {
+                    tracing::info!(%error, "the storage is opened once more");
+                    tokio::time::sleep(*wait).await;
+                }
+                (asked, _) => return asked.map(|()| storage),
+            }
         }
-        Ok(storage)
     }
 
     /// Asks the server what it can do, unless that was done.

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{Credentials, Region, RequestChecksumCalculation};
@@ -14,9 +13,6 @@ use storage_core::id::FileId;
 use storage_core::storage::{Access, FileStorage};
 use storage_core::testkit::conformance::Fixture;
 use test_rig::{S3Endpoint, shared};
-
-/// Between two attempts to open a storage.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// The least part that S3 allows, so that parts come up soon.
 pub(crate) const PART: u64 = 5 << 20;
@@ -49,16 +45,9 @@ pub(crate) fn config(server: &S3Endpoint) -> S3Config {
         .with_part_size(PART)
 }
 
-/// Opens a storage. moto answers a listing beside a write with 500 now and then, and opening does both at once.
+/// Opens a storage.
 pub(crate) async fn connect(config: &S3Config) -> S3Storage {
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        match S3Storage::connect(config.clone()).await {
-            Err(error) if error.is_outage() && tries < 5 => tokio::time::sleep(PAUSE).await,
-            opened => return opened.unwrap_or_else(|error| panic!("{error}")),
-        }
-    }
+    S3Storage::connect(config.clone()).await.unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// All servers that run here, each with a storage of its own.

@@ -27,7 +27,6 @@ use crate::throttle::Bandwidth;
 use crate::verify::Claim;
 
 pub use self::copy::copy;
-pub use self::emptying::SourceQuarantine;
 use self::recorder::{Recorder, Recording};
 pub use self::sweep::{Cleaned, cleanup};
 pub use self::sync::{Removal, SyncOptions, sync};

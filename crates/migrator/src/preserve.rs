@@ -8,7 +8,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use storage_core::id::FileId;
 use storage_core::metadata::Tags;
 
 pub mod directory;
@@ -16,7 +15,7 @@ mod posix;
 pub mod preparation;
 mod tree;
 
-pub(crate) use self::posix::link_version;
+pub(crate) use self::posix::{entries, link_version};
 
 /// The last segment of the object that stands for a directory.
 pub const MARKER: &str = ".storage-directory";
@@ -34,13 +33,21 @@ fn is_kept_xattr(name: &[u8]) -> bool {
         && !name.starts_with(OWN_XATTRS)
 }
 
-/// Tells what an object stands for that is no file, going by its id and what its tag [`TAG`] says.
-pub fn stands_for(id: &FileId, tag: Option<&String>) -> Option<&'static str> {
-    let attributes = tag.and_then(|tag| Attributes::parse(tag))?;
-    match attributes {
-        Attributes { directory: true, .. } if id.file_name() == MARKER => Some("directory"),
-        Attributes { link: Some(_), .. } => Some("symbolic link"),
-        _ => None,
+/// What an object stands for that is no file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Special<'a> {
+    /// A directory.
+    Directory,
+    /// A symbolic link, and what it says.
+    Link(&'a [u8]),
+}
+
+impl fmt::Display for Special<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Directory => "a directory",
+            Self::Link(_) => "a symbolic link",
+        })
     }
 }
 
@@ -102,6 +109,19 @@ pub struct Attributes {
 }
 
 impl Attributes {
+    /// Returns what a file's tag [`TAG`] says of it.
+    pub fn of(tags: &Tags) -> Option<Self> {
+        tags.get(TAG).and_then(|text| Self::parse(text))
+    }
+
+    /// Tells what they are of that is no file.
+    pub fn special(&self) -> Option<Special<'_>> {
+        if self.directory {
+            return Some(Special::Directory);
+        }
+        self.link.as_deref().map(Special::Link)
+    }
+
     /// Writes them as the tag's value: `type=directory;mode=644;owner=0:0;mtime=1.000000002;link=HEX;x.HEX=HEX`, as far as they are
     /// there, in this order.
     pub fn to_text(&self) -> String {
@@ -145,11 +165,6 @@ impl Attributes {
         }
         Some(found)
     }
-}
-
-/// Returns what a file's tags say of the symbolic link that it stands for; nothing where it stands for none.
-pub fn link_of(tags: &Tags) -> Option<Vec<u8>> {
-    tags.get(TAG).and_then(|text| Attributes::parse(text))?.link
 }
 
 #[cfg(test)]

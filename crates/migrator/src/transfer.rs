@@ -46,7 +46,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::lanes::Lanes;
-use crate::preserve;
+use crate::preserve::Attributes;
 use crate::progress::Progress;
 use crate::rules::Rules;
 use crate::throttle::Throttle;
@@ -472,13 +472,12 @@ impl Mover {
         let download = self.source.download(&file.id, of_version(file).with_unverified(true)).await;
         let download = download.map_err(TransferError::Source)?;
         let mut options = attributes(&download.metadata);
-        if self.only_files
-            && let Some(what) = preserve::stands_for(&file.id, options.tags.get(preserve::TAG))
-        {
+        let attributes = Attributes::of(&options.tags).filter(|_| self.only_files);
+        if let Some(what) = attributes.as_ref().and_then(Attributes::special) {
             return Err(TransferError::Target(
                 Error::new(ErrorKind::NotAFile, Op::Upload)
                     .with_id(&file.id)
-                    .with_message(format!("it stands for a {what}: --preserve all makes one of it")),
+                    .with_message(format!("it stands for {what}: --preserve all makes one of it")),
             ));
         }
         self.rules.apply(&file.id, &mut options);

@@ -6,11 +6,12 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::args;
 use crate::cli::context::{Context, open_attic};
 use crate::cli::place::Place;
-use crate::engine::{self, SourceQuarantine};
+use crate::engine;
 use crate::failure::{Exit, Failure, Side};
 use crate::ledger::sqlite::OpenMode;
 use crate::preserve::Preserve;
 use crate::quantity::show_count;
+use crate::retire::Attic;
 
 /// What is looked at of the target beside its files.
 const LINKS: Preserve =
@@ -35,8 +36,8 @@ pub(super) async fn run(
     };
     // Links are in quarantine as what they are, and compared as what they were copied as.
     let target = target.preserving(&migration.target, Side::Target, LINKS)?;
-    let source = attic.as_ref().map(|attic| SourceQuarantine { attic, copies: &*target.storage });
-    let cleaned = engine::cleanup(&ledger, &*target.storage, source, args.older_than, &stop).await;
+    let attic = attic.as_ref().map(|attic| attic as &dyn Attic);
+    let cleaned = engine::cleanup(&ledger, &*target.storage, attic, args.older_than, &stop).await;
     drop(ledger);
     target.close().await;
     let cleaned = cleaned?;

@@ -25,15 +25,6 @@ use super::EngineError;
 use super::proving::Prover;
 use super::retire::{REMOVED, moved_to};
 
-/// A source's quarantine, and what it is compared with.
-#[derive(Clone, Copy, Debug)]
-pub struct SourceQuarantine<'a> {
-    /// The quarantine.
-    pub attic: &'a dyn Attic,
-    /// The target, with its symbolic links as files.
-    pub copies: &'a dyn FileStorage,
-}
-
 /// What became of files whose time in the source's quarantine is over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Emptied {
@@ -59,19 +50,20 @@ fn kept<T>(why: impl Into<String>) -> Result<T, Kept> {
     Err(Kept::For(why.into()))
 }
 
-/// Deletes the files of the source's quarantine whose time is over, as far as nothing is lost with them. Once `stop` is
-/// cancelled no further one.
+/// Deletes the files of the source's quarantine whose time is over, as far as nothing is lost with them: the copies are in
+/// `target`, those of symbolic links as files. Once `stop` is cancelled no further one.
 pub(super) async fn empty(
     ledger: &dyn Ledger,
-    source: SourceQuarantine<'_>,
+    target: &dyn FileStorage,
+    attic: &dyn Attic,
     now: Timestamp,
     stop: &CancellationToken,
 ) -> Result<Emptied, EngineError> {
     let progress = Progress::new();
-    let prover = Prover { target: source.copies, read_back: false, throttle: None, progress: &progress };
+    let prover = Prover { target, read_back: false, throttle: None, progress: &progress };
     let mut emptied = Emptied::default();
     let mut unseen = None;
-    let mut files = source.attic.expired(now);
+    let mut files = attic.expired(now);
     let all = async {
         while let Some(file) = files.next().await {
             let file = match file {
@@ -81,7 +73,7 @@ pub(super) async fn empty(
                     continue;
                 }
             };
-            match delete(ledger, &prover, source.attic, &file).await {
+            match delete(ledger, &prover, attic, &file).await {
                 Ok(Deletion::Deleted) => emptied.deleted += 1,
                 Ok(Deletion::Absent) => {}
                 Ok(Deletion::Changed) => {

@@ -8,7 +8,7 @@ use storage_core::error::{Error, ErrorKind};
 use storage_core::storage::FileStorage;
 
 use crate::ledger::FileRecord;
-use crate::preserve::link_of;
+use crate::preserve::Attributes;
 use crate::progress::Progress;
 use crate::throttle::Throttle;
 use crate::verify::{Verdict, by_reading, judge};
@@ -45,7 +45,7 @@ impl Prover<'_> {
             Err(error) => return Err(error),
         };
         if let Some(link) = link
-            && link_of(&stored.tags).as_deref() != Some(link)
+            && Attributes::of(&stored.tags).and_then(|attributes| attributes.link).as_deref() != Some(link)
         {
             return Ok(Verdict::Different("it does not say where the symbolic link leads".to_owned()));
         }

@@ -36,7 +36,7 @@ use crate::ledger::{
     Change, FileFilter, FileRecord, LedgerError, Outcome, OutcomeRecord, Recorded, RunId, Tally,
 };
 use crate::plan::identity;
-use crate::preserve::link_of;
+use crate::preserve::Attributes;
 use crate::progress::Event;
 use crate::quarantine::Drawers;
 use crate::throttle::Throttle;
@@ -347,7 +347,8 @@ impl Retirer<'_> {
             throttle: self.throttle.as_ref(),
             progress: &self.job.progress,
         };
-        let verdict = prover.prove(row, digest, link_of(&file.tags).as_deref()).await?;
+        let link = Attributes::of(&file.tags).and_then(|attributes| attributes.link);
+        let verdict = prover.prove(row, digest, link.as_deref()).await?;
         Ok(match verdict {
             Verdict::Match(_) => Looked::Proven,
             Verdict::Missing => Looked::Kept(Kept {

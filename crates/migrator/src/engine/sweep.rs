@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::item::State;
 use crate::ledger::{FileFilter, FileRecord, Ledger};
+use crate::retire::Attic;
 
-use super::emptying::{self, SourceQuarantine};
-use super::{EngineError, delete};
+use super::{EngineError, delete, emptying};
 
 /// How far the clocks of this machine and of the target may differ for an upload to be known as begun after
 /// the intent that the ledger holds.
@@ -41,7 +41,8 @@ pub struct Cleaned {
 /// Abandons the open uploads of this ledger that no run will resume: those of files that changed or are gone,
 /// those that were begun and never recorded, and those begun longer ago than `older_than`. Deletes the files whose
 /// time in quarantine is over, those of the source's only where they are what was moved there and the target still has
-/// their copies. Once `stop` is cancelled no further one.
+/// their copies, for which the symbolic links of `target` are to be shown as files. Once `stop` is cancelled no further
+/// one.
 ///
 /// Uploads of files that the ledger does not know are somebody else's and stay.
 ///
@@ -50,7 +51,7 @@ pub struct Cleaned {
 pub async fn cleanup(
     ledger: &dyn Ledger,
     target: &dyn FileStorage,
-    source: Option<SourceQuarantine<'_>>,
+    attic: Option<&dyn Attic>,
     older_than: Duration,
     stop: &CancellationToken,
 ) -> Result<Cleaned, EngineError> {
@@ -58,8 +59,8 @@ pub async fn cleanup(
     let expired = delete::expire(target, now, stop).await.map_err(EngineError::Target)?;
     let mut cleaned = Cleaned { expired, ..Cleaned::default() };
     cleaned.uploads = abandon_unfinished(ledger, target, older_than, stop).await?;
-    if let Some(source) = source {
-        let emptied = emptying::empty(ledger, source, now, stop).await?;
+    if let Some(attic) = attic {
+        let emptied = emptying::empty(ledger, target, attic, now, stop).await?;
         (cleaned.expired_in_source, cleaned.kept_in_source) = (emptied.deleted, emptied.kept);
     }
     Ok(cleaned)

@@ -29,7 +29,7 @@ use tokio::sync::RwLock;
 
 use super::posix::{Refused, kind_of, read_file, read_link, remove_link, write_link};
 use super::preparation::attributes_in;
-use super::{Attributes, MARKER, Preserve, TAG, tree};
+use super::{Attributes, MARKER, Preserve, Special, TAG, tree};
 
 /// A storage in a directory, and the directory. One that is written to was opened with
 /// [`preparation`](super::preparation::preparation), which sets what comes with a file.
@@ -250,10 +250,10 @@ impl PreservingDirectory {
             return Ok(None);
         };
         let attributes = attributes_in(text).map_err(|error| error.with_op(op).with_id(id))?;
-        let (there, choice, kept) = match (attributes.directory, &attributes.link) {
-            (true, _) => ("a directory", "directories", self.what.directories),
-            (false, Some(_)) => ("a symbolic link", "symlinks", self.what.symlinks),
-            (false, None) => return Ok(None),
+        let Some(there) = attributes.special() else { return Ok(None) };
+        let (choice, kept) = match there {
+            Special::Directory => ("directories", self.what.directories),
+            Special::Link(_) => ("symlinks", self.what.symlinks),
         };
         if !kept {
             let message = format!("it stands for {there}: --preserve {choice} makes one of it");

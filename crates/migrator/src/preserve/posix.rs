@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid,
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid,
     XattrFlags,
 };
 use rustix::io::Errno;
@@ -285,4 +285,26 @@ pub(super) fn remove_link(root: &OwnedFd, path: &Path, version: &Version) -> Res
     rustix::fs::unlinkat(&above, name, AtFlags::empty())?;
     rustix::fs::fsync(&above)?;
     Ok(true)
+}
+
+/// Reads a directory whole, as its files may be deleted meanwhile.
+pub(crate) fn entries(directory: &OwnedFd) -> Result<Vec<(PathBuf, FileType)>, Errno> {
+    let mut found = Vec::new();
+    for entry in Dir::read_from(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        let kind = match entry.file_type() {
+            FileType::Unknown => match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => FileType::from_raw_mode(stat.st_mode),
+                Err(Errno::NOENT) => continue,
+                Err(errno) => return Err(errno),
+            },
+            kind => kind,
+        };
+        found.push((PathBuf::from(OsStr::from_bytes(name.to_bytes())), kind));
+    }
+    Ok(found)
 }

@@ -11,13 +11,11 @@
 
 use std::cmp::Ordering;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
 use std::sync::Arc;
 
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt as _};
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use storage_core::checksum::Digest;
 use storage_core::error::{Error, ErrorKind, Op, Result};
@@ -27,7 +25,7 @@ use tokio::sync::mpsc;
 
 use super::directory::as_file;
 use super::posix::{
-    BENEATH, Refused, kind_of, names_of_xattrs, read_open, set_on_directory, set_times, set_xattr,
+    BENEATH, Refused, entries, kind_of, names_of_xattrs, read_open, set_on_directory, set_times, set_xattr,
 };
 use super::{Attributes, MARKER, Preserve};
 
@@ -364,28 +362,8 @@ impl Walk {
 /// Returns the names of the directories in a directory, each with a slash behind it. Names that are not UTF-8 are told by
 /// the listing of files.
 fn subdirectories(directory: &OwnedFd) -> Result<Vec<String>, Errno> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(directory)? {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if name == b"." || name == b".." {
-            continue;
-        }
-        let kind = match entry.file_type() {
-            FileType::Unknown => {
-                let flags = AtFlags::SYMLINK_NOFOLLOW;
-                match rustix::fs::statat(directory, Path::new(std::ffi::OsStr::from_bytes(name)), flags) {
-                    Ok(stat) => FileType::from_raw_mode(stat.st_mode),
-                    Err(_) => continue,
-                }
-            }
-            kind => kind,
-        };
-        if let (FileType::Directory, Ok(name)) = (kind, std::str::from_utf8(name)) {
-            names.push(format!("{name}/"));
-        }
-    }
-    Ok(names)
+    let directories = entries(directory)?.into_iter().filter(|(_, kind)| *kind == FileType::Directory);
+    Ok(directories.filter_map(|(name, _)| name.to_str().map(|name| format!("{name}/"))).collect())
 }
 
 /// Merges files and directories in the order of ids. A file that has the name of a directory's object is refused: it

@@ -2,11 +2,10 @@
 //! bytes that it was moved with.
 
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use storage_core::checksum::{Digest, Hasher};
 use storage_core::error::{Op, Result};
@@ -15,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{BENEATH, failed, open_directory};
+use crate::preserve::entries;
 use crate::quarantine::expiry_of_drawer;
 use crate::retire::{Deletion, Expired};
 
@@ -89,27 +89,6 @@ fn list(root: &OwnedFd, path: &str) -> Result<Vec<Listed>, Errno> {
 
 fn read_link(directory: &OwnedFd, name: impl rustix::path::Arg) -> Result<Vec<u8>, Errno> {
     rustix::fs::readlinkat(directory, name, Vec::new()).map(std::ffi::CString::into_bytes)
-}
-
-/// Reads a directory whole, as its files may be deleted meanwhile.
-pub(super) fn entries(directory: &OwnedFd) -> Result<Vec<(PathBuf, FileType)>, Errno> {
-    let mut found = Vec::new();
-    for entry in Dir::read_from(directory)? {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if name == b"." || name == b".." {
-            continue;
-        }
-        let kind = match entry.file_type() {
-            FileType::Unknown => {
-                let stat = rustix::fs::statat(directory, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)?;
-                FileType::from_raw_mode(stat.st_mode)
-            }
-            kind => kind,
-        };
-        found.push((PathBuf::from(std::ffi::OsStr::from_bytes(name)), kind));
-    }
-    Ok(found)
 }
 
 /// Deletes a file that was moved with bytes of this digest, right after it was read, and a link that says what it did when

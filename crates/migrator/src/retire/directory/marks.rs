@@ -5,8 +5,8 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::emptying::entries;
 use super::{BENEATH, HOME, create_directory, open_directory};
+use crate::preserve::entries;
 use crate::quarantine::Mark;
 use crate::retire::Moves;
 

@@ -12,7 +12,7 @@ use storage_core::error::{Effect, ErrorKind};
 use storage_core::storage::{
     Access, FileStorage, FileStorageExt, FinishOptions, Precondition, ResumableUpload, UploadOptions,
 };
-use test_rig::Strace;
+use test_rig::{Strace, skip};
 
 use super::attributes::{attributes_travel, odd_options};
 use super::*;
@@ -28,11 +28,11 @@ impl Mounted {
         match command.output() {
             Ok(output) if output.status.success() => Some(Self(directory)),
             Ok(output) => {
-                skip(&format!("mount {kind}: {}", String::from_utf8_lossy(&output.stderr)));
+                skip::unable(&format!("mount {kind}: {}", String::from_utf8_lossy(&output.stderr)));
                 None
             }
             Err(error) => {
-                skip(&format!("mount: {error}"));
+                skip::unable(&format!("mount: {error}"));
                 None
             }
         }
@@ -246,7 +246,7 @@ fn trace(name: &str) -> Option<Vec<String>> {
     let log = place.path().join("log");
     let mut command = Command::new("strace");
     if command.arg("-V").output().is_err() {
-        skip("strace is not installed");
+        skip::missing("strace");
         return None;
     }
     let calls = "trace=pwrite64,fsync,fdatasync,renameat,renameat2,linkat,mkdirat,fsetxattr";

@@ -1,6 +1,5 @@
 //! A directory of files as a storage: each test is named after what it prevents.
 
-#![allow(clippy::disallowed_methods, reason = "tests prepare and damage files")]
 #![cfg(feature = "local")]
 #![expect(clippy::disallowed_methods, reason = "tests make, damage and remove files")]
 
@@ -66,10 +65,4 @@ fn own(root: &Path, directory: &str) -> Vec<String> {
         .collect();
     names.sort();
     names
-}
-
-/// Says that a test could not be done here, and why.
-#[expect(clippy::print_stderr, reason = "a skipped test is seen")]
-fn skip(why: &str) {
-    eprintln!("SKIPPED: {why}");
 }

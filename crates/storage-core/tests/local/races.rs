@@ -6,11 +6,15 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rustix::fs::{Mode, OFlags, RenameFlags, openat, renameat_with};
-use storage_core::storage::{FileStorage, FileStorageExt, Precondition, UploadOptions};
+use storage_core::checksum::Digest;
+use storage_core::storage::{
+    FileStorage, FileStorageExt, FinishOptions, PartNumber, Precondition, ResumableUpload, UploadOptions,
+};
 use tempfile::TempDir;
 
 use super::*;
@@ -84,6 +88,14 @@ impl Seen {
     }
 }
 
+/// How many operations, and the seed of their choice.
+#[expect(clippy::print_stderr, reason = "the seed of a random test")]
+fn orders() -> (u64, u64) {
+    let seed: u64 = rand::random();
+    eprintln!("seed {seed}");
+    (std::env::var(VARIABLE).ok().map_or(OPERATIONS, |text| text.parse().unwrap()), seed)
+}
+
 /// One operation on a name that is swapped; whatever it answers, it comes from inside.
 async fn operate(storage: &LocalStorage, random: &mut StdRng, seen: &Seen) {
     let names = ["d/old", "d/new", "d/deep/old", "d/deep/new", "leaf"];
@@ -130,12 +142,10 @@ async fn operate(storage: &LocalStorage, random: &mut StdRng, seen: &Seen) {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "the seed and the counts of a random test")]
+#[expect(clippy::print_stderr, reason = "the counts of a random test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_name_swapped_for_a_link_meanwhile_leads_nowhere() {
-    let operations = std::env::var(VARIABLE).ok().map_or(OPERATIONS, |text| text.parse().unwrap());
-    let seed: u64 = rand::random();
-    eprintln!("seed {seed}");
+    let (operations, seed) = orders();
     let (root, storage) = storage().await;
     let outside = TempDir::new().unwrap();
     std::fs::create_dir(outside.path().join("deep")).unwrap();
@@ -193,6 +203,107 @@ async fn a_name_swapped_for_a_link_meanwhile_leads_nowhere() {
     let (succeeded, failed) = (seen.succeeded.load(Ordering::Relaxed), seen.failed.load(Ordering::Relaxed));
     eprintln!("{operations} operations, {succeeded} answers and {failed} errors, {swaps:?} swaps");
     assert!(succeeded > operations / 10 && failed > operations / 100, "{succeeded} and {failed}");
+    assert!(
+        swaps.0 > operations / 10 && swaps.1 > operations / 100,
+        "{swaps:?} swaps are too few for a race"
+    );
     let after = (snapshot(outside.path()), snapshot(&outside.path().join("deep")));
+    assert!(before == after, "outside of the root something changed (seed {seed})\n{before:?}\n{after:?}");
+}
+
+/// Bytes of a part.
+const PART: &str = "inside";
+
+/// One upload in parts of one or two parts, each step of which may find its directory swapped; now and then a sweep.
+async fn upload_in_parts(storage: &LocalStorage, random: &mut StdRng, seen: &Seen) {
+    let name = id(["d/new", "d/deep/new", "parts"][random.random_range(0..3)]);
+    let size = if random.random_bool(0.5) { PART.len() as u64 } else { 0 };
+    let Some(ticket) = seen.count(storage.begin(&name, size, UploadOptions::default()).await) else { return };
+    let mut held = Vec::new();
+    for number in 1..=random.random_range(1..=2) {
+        let number = PartNumber::new(number).unwrap();
+        let part = storage.put_part(&ticket, number, bytes(PART), Digest::of(PART.as_bytes())).await;
+        held.extend(seen.count(part));
+    }
+    if let Some(parts) = seen.count(storage.parts(&ticket).await) {
+        for part in parts {
+            assert_ne!(part.size, SECRET.len() as u64, "{name}");
+        }
+    }
+    if random.random_bool(0.3) {
+        seen.count(storage.sweep(Duration::ZERO).await);
+    }
+    if let Some(stale) = seen.count(storage.stale(Duration::ZERO).await) {
+        assert!(stale.iter().all(|ticket| !ticket.id.as_str().contains("secret")), "{stale:?}");
+    }
+    let published = seen.count(storage.finish(&ticket, &held, FinishOptions::default()).await);
+    if published.is_some()
+        && let Some(read) = seen.count(storage.download_bytes(&name).await)
+    {
+        assert!(read.is_empty() || read == PART || read == PART.repeat(2), "{name}: {read:?}");
+    }
+    seen.count(storage.abandon(&ticket).await);
+}
+
+/// The same for parts and what clears them away: the directory of an upload becomes a link to one outside that looks
+/// like an upload, ticket and part and all.
+#[expect(clippy::print_stderr, reason = "the counts of a random test")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_swapped_for_a_link_meanwhile_leads_nowhere() {
+    let (operations, seed) = orders();
+    let (root, storage) = storage().await;
+    let outside = TempDir::new().unwrap();
+    let ticket = storage.begin(&id("secret"), SECRET.len() as u64, UploadOptions::default()).await.unwrap();
+    let (first, digest) = (PartNumber::MIN, Digest::of(SECRET.as_bytes()));
+    storage.put_part(&ticket, first, bytes(SECRET), digest).await.unwrap();
+    let uploads = root.path().join(".storage/uploads");
+    std::fs::rename(uploads.join(&ticket.upload), outside.path().join("upload")).unwrap();
+    let target = outside.path().join("upload");
+    std::fs::write(target.join("old"), SECRET).unwrap();
+    for name in ["d/old", "d/deep/old"] {
+        storage.upload_bytes(&id(name), bytes("inside")).await.unwrap();
+    }
+    let before = (snapshot(outside.path()), snapshot(&target));
+
+    symlink(&target, root.path().join("upload-link")).unwrap();
+    symlink(&target, root.path().join("link")).unwrap();
+    let top = File::open(root.path()).unwrap();
+    let swapper = Swapper::new(move || {
+        let exchange = |at: &File, name: &std::ffi::OsStr, link: &str| {
+            // Either may be gone for the moment.
+            renameat_with(at, name, &top, link, RenameFlags::EXCHANGE)
+        };
+        let _ = exchange(&top, "d".as_ref(), "link");
+        let at = File::open(&uploads).unwrap();
+        for entry in std::fs::read_dir(&uploads).unwrap().filter_map(Result::ok) {
+            if exchange(&at, &entry.file_name(), "upload-link").is_ok() {
+                std::thread::yield_now();
+                let _ = exchange(&at, &entry.file_name(), "upload-link");
+            }
+        }
+    });
+
+    let seen = Arc::new(Seen::default());
+    let uploads = operations / 8;
+    let workers = (0..WORKERS).map(|worker| {
+        let (storage, seen) = (storage.clone(), Arc::clone(&seen));
+        let mut random = StdRng::seed_from_u64(seed.wrapping_add(worker));
+        tokio::spawn(async move {
+            for _ in 0..uploads / WORKERS {
+                upload_in_parts(&storage, &mut random, &seen).await;
+            }
+        })
+    });
+    for worker in futures::future::join_all(workers).await {
+        worker.unwrap();
+    }
+    let swaps = swapper.swaps.load(Ordering::Relaxed);
+    drop(swapper);
+
+    let (succeeded, failed) = (seen.succeeded.load(Ordering::Relaxed), seen.failed.load(Ordering::Relaxed));
+    eprintln!("{uploads} uploads, {succeeded} answers and {failed} errors, {swaps} swaps");
+    assert!(succeeded > uploads && failed > uploads / 100, "{succeeded} and {failed}");
+    assert!(swaps > uploads / 10, "{swaps} swaps are too few for a race");
+    let after = (snapshot(outside.path()), snapshot(&target));
     assert!(before == after, "outside of the root something changed (seed {seed})\n{before:?}\n{after:?}");
 }

@@ -1,7 +1,7 @@
 //! One system call of a session fails: the error is told as what it is, what it says of its effect is true, nothing
 //! is left behind, and the next attempt succeeds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -11,9 +11,9 @@ use storage_core::checksum::Digest;
 use storage_core::error::Effect;
 use storage_core::storage::{FinishOptions, Precondition, ResumableUpload, UploadOptions};
 use tempfile::TempDir;
-use test_rig::Strace;
+use test_rig::{Strace, skip};
 
-use super::super::{bytes, id, own, skip};
+use super::super::{bytes, id, own};
 use super::kills::calls;
 use super::lines::{Happened, Line, Story, Told};
 use super::model::Verdict;
@@ -38,16 +38,16 @@ const EIO: Fault = Fault {
         "fdatasync",
         "renameat",
         "renameat2",
-        "linkat",
         "unlinkat",
         "mkdirat",
         "fsetxattr",
         "fchmod",
-        "ftruncate",
         "flock",
-        "utimensat",
     ],
 };
+
+/// What publishes a new file where the file system knows no rename that replaces nothing.
+const EIO_OF_LINK: Fault = Fault { errno: "EIO", kind: "other", calls: &["linkat"] };
 
 const ENOSPC: Fault = Fault {
     errno: "ENOSPC",
@@ -60,7 +60,6 @@ const ENOSPC: Fault = Fault {
         "fdatasync",
         "renameat",
         "renameat2",
-        "linkat",
         "mkdirat",
         "fsetxattr",
     ],
@@ -86,10 +85,20 @@ async fn sweep(what: &str, fault: &Fault, prepare: impl Fn(Strace) -> Strace) {
     }
     println!("{what}: told of tried: {tally:?}; {sum}");
     assert_eq!(sum.faults(), 0, "{what}: {sum}");
+    let met = tally.keys().filter_map(|call| call.split_once(' ')).map(|(call, _)| call);
+    assert_eq!(
+        met.collect::<BTreeSet<_>>(),
+        fault.calls.iter().copied().collect(),
+        "{what}: a call never failed"
+    );
     for (call, (tried, told)) in tally {
         match call.split_once(' ').unwrap() {
             // Of bytes, names and directories nothing is passed over.
-            ("write" | "pwrite64" | "fdatasync" | "renameat" | "renameat2" | "mkdirat" | "fchmod", _) => {
+            (
+                "write" | "pwrite64" | "fdatasync" | "renameat" | "renameat2" | "linkat" | "mkdirat"
+                | "fchmod",
+                _,
+            ) => {
                 assert_eq!(tried, told, "{call}")
             }
             // The last one of a finish, which only makes sure that its parts do not come back.
@@ -198,6 +207,11 @@ async fn an_input_output_error_is_told_where_attributes_are_in_sidecars() {
 }
 
 #[tokio::test]
+async fn an_input_output_error_is_told_where_a_rename_cannot_but_replace() {
+    sweep("links", &EIO_OF_LINK, |strace| strace.fail_at("renameat2", "EINVAL", "1+")).await;
+}
+
+#[tokio::test]
 async fn a_full_disk_is_told_at_any_system_call_and_leaves_nothing() {
     sweep("extended attributes", &ENOSPC, |strace| strace).await;
 }
@@ -274,7 +288,7 @@ async fn a_process_without_descriptors_is_told_so_and_loses_nothing() {
             break;
         }
         if descriptors > 200 {
-            skip("the session never has enough descriptors");
+            skip::unable("the session never has enough descriptors");
             return;
         }
     }

@@ -32,6 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::StreamExt;
 use futures::stream::BoxStream;
 
 use self::config::{FallbackConfig, OnOutage, Role};
@@ -119,7 +120,9 @@ impl FallbackStorage {
     ///
     /// # Errors
     /// [`Misconfigured`](ErrorKind::Misconfigured): the configuration contradicts itself, the sides have one name,
-    /// the journal cannot be used, is about another pair, or is in use, by whom is said.
+    /// the journal cannot be used, is about another pair, or is in use, by whom is said; or it is new although the
+    /// spare holds files, as when the disk of the journal is not mounted: they are writes of an outage, which nobody
+    /// would be served and nothing would bring to the primary.
     pub async fn open(
         primary: Arc<dyn FileStorage>,
         secondary: Arc<dyn FileStorage>,
@@ -161,6 +164,9 @@ impl FallbackStorage {
             can: (primary.capabilities(), secondary.capabilities()),
         };
         let path = config.journal.clone();
+        if config.role == Role::Spare && !journal::is_there(path.clone()).await {
+            nobodys_files(&*secondary).await.map_err(|error| error.with_storage(&config.name))?;
+        }
         let (journal, clock) = tokio::task::spawn_blocking(move || Journal::open(&path, &binding))
             .await
             .map_err(|error| Error::new(ErrorKind::Other, Op::Open).with_source(error))?
@@ -242,7 +248,8 @@ impl FallbackStorage {
         self.inner.journal.conflicts().iter().filter_map(|entry| Conflict::of(entry)).collect()
     }
 
-    /// Ends a conflict: what is not kept is replaced. Any unconditional write or deletion of the id ends it too.
+    /// Ends a conflict: what is not kept is replaced. Any unconditional upload or deletion of the id ends it too, but
+    /// not one with a precondition, which is about ours alone, and an upload in parts cannot be finished before.
     ///
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound): there is none; [`VersionMismatch`](ErrorKind::VersionMismatch): the
@@ -255,6 +262,32 @@ impl FallbackStorage {
     /// Returns the states of the breakers of primary and secondary.
     pub fn circuits(&self) -> (State, State) {
         (self.inner.primary.state(), self.inner.secondary.state())
+    }
+}
+
+/// How long a spare may take to say whether it holds a file.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// Refuses a spare whose files no journal knows. One that cannot be asked is taken: a service must start in its outage.
+async fn nobodys_files(spare: &dyn FileStorage) -> Result<()> {
+    let mut files = spare.list(&Prefix::all(), ListOptions::default());
+    match tokio::time::timeout(LOOK, files.next()).await {
+        Ok(None) => Ok(()),
+        Ok(Some(Ok(file))) => {
+            Err(Error::new(ErrorKind::Misconfigured, Op::Open).with_id(&file.id).with_message(format!(
+                "the journal is new and the spare {} holds files: name the journal that knows them; where that is lost, \
+                 move them out of the spare, as the primary may not have them",
+                spare.name()
+            )))
+        }
+        Ok(Some(Err(error))) => {
+            tracing::warn!(%error, "whether the spare holds files that the new journal does not know is not known");
+            Ok(())
+        }
+        Err(_) => {
+            tracing::warn!("whether the spare holds files that the new journal does not know is not known: it hangs");
+            Ok(())
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use storage_core::backend::memory::MemoryStorage;
 use storage_core::checksum::Digest;
 use storage_core::error::{ErrorKind, Op};
 use storage_core::layer::fallback::FallbackStorage;
-use storage_core::layer::fallback::config::Role;
+use storage_core::layer::fallback::config::{OnMiss, OnOutage, ReadPolicy, Role};
 use storage_core::layer::fallback::event::{FallbackEvent, Keep};
 use storage_core::storage::{FileStorage, FileStorageExt, Precondition, UploadOptions};
 use storage_core::testkit::flaky::Fault;
@@ -236,4 +236,119 @@ async fn a_file_healed_during_a_listing_is_in_it() {
     heal(&storage).await;
     let rest: Vec<_> = futures::TryStreamExt::try_collect(listing).await.unwrap();
     assert_eq!(rest.iter().map(|file| file.id.as_str()).collect::<Vec<_>>(), ["m", "z"]);
+}
+
+/// Of a file that the secondary alone has, an upload that the caller gave up, or whose answer was lost, must not take
+/// the only copy.
+#[tokio::test]
+async fn a_write_that_came_to_nothing_takes_no_file_of_the_secondary_with_it() {
+    for fault in [Fault::Never, Fault::After(ErrorKind::Timeout), Fault::Before(ErrorKind::Timeout)] {
+        let read = ReadPolicy::default().with_miss(OnMiss::Secondary);
+        let rig = Rig::new(Role::Replica).with(|config| config.with_read(read).with_write(OnOutage::Fail));
+        let storage = rig.open().await;
+        foreign(&rig.inside.1, "x", "only");
+        rig.primary.fail_next(Op::Upload, fault);
+        let name = id("x");
+        let upload = storage.upload_bytes(&name, Bytes::from("new"));
+        let ended = tokio::time::timeout(Duration::from_millis(100), upload).await;
+        assert_eq!(ended.is_err(), fault == Fault::Never);
+        let there = if fault == Fault::After(ErrorKind::Timeout) { "new" } else { "only" };
+        assert_eq!(get(&storage, "x").await, Ok(there.to_owned()), "{fault:?}, before the heal");
+        heal(&storage).await;
+        assert_eq!(get(&storage, "x").await, Ok(there.to_owned()), "{fault:?}");
+        assert_eq!(get(&rig.inside.1, "x").await, Ok(there.to_owned()), "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_copy_that_an_acknowledged_write_has_passed_does_not_come_back() {
+    let read = ReadPolicy::default().with_miss(OnMiss::Secondary);
+    let rig = Rig::new(Role::Replica).with(|config| config.with_read(read));
+    let storage = rig.open().await;
+    foreign(&rig.inside.1, "x", "older");
+    rig.secondary.set_outage(true);
+    put(&storage, "x", "newer").await;
+    rig.secondary.set_outage(false);
+    assert!(rig.inside.0.delete(&id("x"), Precondition::None).await.unwrap());
+    assert_eq!(get(&storage, "x").await, Err(ErrorKind::NotFound));
+    heal(&storage).await;
+    assert_eq!(get(&storage, "x").await, Err(ErrorKind::NotFound));
+}
+
+/// A caller who names our file has not seen theirs.
+#[tokio::test]
+async fn a_write_with_a_precondition_leaves_a_conflict() {
+    for deletion in [false, true] {
+        let rig = Rig::new(Role::Spare);
+        let storage = rig.open().await;
+        put(&storage, "a", "base").await;
+        rig.primary.set_outage(true);
+        put(&storage, "a", "ours").await;
+        foreign(&rig.inside.0, "a", "theirs");
+        rig.primary.set_outage(false);
+        assert_eq!(storage.heal().await.conflicts.len(), 1);
+        let version = storage.metadata(&id("a")).await.unwrap().version.unwrap();
+        if deletion {
+            storage.delete(&id("a"), Precondition::Version(version)).await.unwrap();
+            assert_eq!(storage.conflicts()[0].ours, None);
+            assert_eq!(storage.heal().await.conflicts.len(), 1);
+            assert_eq!(get(&storage, "a").await, Err(ErrorKind::NotFound));
+        }
+        let when = if deletion {
+            Precondition::Absent
+        } else {
+            Precondition::Version(version_of(&storage, "a").await)
+        };
+        let options = UploadOptions::default().with_when(when);
+        storage.upload(&id("a"), Bytes::from("newest").into(), options).await.unwrap();
+        assert_eq!(storage.conflicts()[0].ours, Some(Digest::of(b"newest")));
+        drop(storage);
+        let storage = rig.open().await;
+        assert_eq!(storage.heal().await.conflicts.len(), 1, "deletion {deletion}");
+        assert_eq!(get(&rig.inside.0, "a").await, Ok("theirs".to_owned()));
+        assert_eq!(get(&storage, "a").await, Ok("newest".to_owned()));
+        storage.resolve(&id("a"), Keep::Ours).await.unwrap();
+        assert_eq!(get(&rig.inside.0, "a").await, Ok("newest".to_owned()));
+    }
+}
+
+async fn version_of(storage: &FallbackStorage, name: &str) -> storage_core::metadata::Version {
+    storage.metadata(&id(name)).await.unwrap().version.unwrap()
+}
+
+/// To keep theirs is to give ours up, and what was looked at may be gone.
+#[tokio::test]
+async fn ours_is_not_given_up_for_a_file_that_is_no_more() {
+    let rig = Rig::new(Role::Spare);
+    let storage = rig.open().await;
+    put(&storage, "a", "base").await;
+    rig.primary.set_outage(true);
+    put(&storage, "a", "ours").await;
+    foreign(&rig.inside.0, "a", "theirs");
+    rig.primary.set_outage(false);
+    assert_eq!(storage.heal().await.conflicts.len(), 1);
+    foreign(&rig.inside.0, "a", "another");
+    let error = storage.resolve(&id("a"), Keep::Theirs).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::VersionMismatch, "{error}");
+    assert!(rig.inside.0.delete(&id("a"), Precondition::None).await.unwrap());
+    let error = storage.resolve(&id("a"), Keep::Theirs).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::VersionMismatch, "{error}");
+    assert_eq!(get(&storage, "a").await, Ok("ours".to_owned()));
+    assert_eq!(storage.conflicts()[0].theirs, None);
+    // Now that it was told, there is nothing more to be seen.
+    storage.resolve(&id("a"), Keep::Theirs).await.unwrap();
+    assert_eq!(get(&storage, "a").await, Err(ErrorKind::NotFound));
+}
+
+/// The secondary may hold what nobody here wrote there: an old write that came late, a restored backup.
+#[tokio::test]
+async fn another_file_is_not_served_for_the_one_that_the_journal_names() {
+    let rig = Rig::new(Role::Spare);
+    let storage = rig.open().await;
+    rig.primary.set_outage(true);
+    put(&storage, "a", "ours").await;
+    foreign(&rig.inside.1, "a", "late");
+    assert_eq!(get(&storage, "a").await, Err(ErrorKind::Integrity));
+    let error = storage.metadata(&id("a")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Integrity, "{error}");
 }

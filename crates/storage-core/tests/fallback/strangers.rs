@@ -7,9 +7,9 @@ use std::time::Duration;
 use storage_core::checksum::Digest;
 use storage_core::error::{ErrorKind, Op};
 use storage_core::layer::fallback::FallbackStorage;
-use storage_core::layer::fallback::config::Role;
+use storage_core::layer::fallback::config::{OnOutage, Role};
 use storage_core::layer::fallback::event::Keep;
-use storage_core::storage::{FileStorage, Precondition};
+use storage_core::storage::{FileStorage, Precondition, UploadOptions};
 use storage_core::testkit::flaky::Fault;
 
 use crate::healing::foreign;
@@ -222,4 +222,91 @@ async fn a_primary_without_preconditions_and_versions_keeps_a_strangers_file_as_
             assert_eq!(get(&rig.inside.0, "a").await, ours, "{deletion} {theirs:?}");
         }
     }
+}
+
+/// What a caller named is what may be replaced, and no time makes more of it.
+#[tokio::test]
+async fn what_a_caller_asserted_is_not_widened_by_what_time_proves() {
+    for absent in [true, false] {
+        let rig = Rig::new(Role::Replica).with(|config| config.with_clock_margin(Duration::ZERO));
+        let mut storage = rig.open().await;
+        if !absent {
+            put(&storage, "a", "base").await;
+            drop(storage);
+            storage = rig.open().await;
+        }
+        foreign(&rig.inside.0, "a", "theirs");
+        // The clock is seen to have gone on.
+        put(&storage, "b", "later").await;
+        rig.primary.set_outage(true);
+        let when = if absent {
+            Precondition::Absent
+        } else {
+            Precondition::Version(storage.metadata(&id("a")).await.unwrap().version.unwrap())
+        };
+        let options = UploadOptions::default().with_when(when);
+        storage.upload(&id("a"), bytes::Bytes::from("ours").into(), options).await.unwrap();
+        rig.primary.set_outage(false);
+        let report = storage.heal().await;
+        assert_eq!(report.conflicts.len(), 1, "absent {absent}: {report:?}");
+        assert_eq!(get(&rig.inside.0, "a").await, Ok("theirs".to_owned()));
+    }
+}
+
+/// An overwriting of ours and a deletion of theirs do not know of each other.
+#[tokio::test]
+async fn a_strangers_deletion_is_told_and_our_own_is_none() {
+    for role in [Role::Spare, Role::Replica] {
+        for keep in [Keep::Ours, Keep::Theirs] {
+            let (rig, storage) = degraded(role, Knows::Version, false, Duration::ZERO).await;
+            assert!(rig.inside.0.delete(&id("a"), Precondition::None).await.unwrap());
+            rig.primary.set_outage(false);
+            let report = storage.heal().await;
+            assert_eq!(report.conflicts.len(), 1, "{role:?}: {report:?}");
+            assert_eq!(get(&storage, "a").await, Ok("ours".to_owned()));
+            storage.resolve(&id("a"), keep).await.unwrap();
+            let left = if keep == Keep::Ours { Ok("ours".to_owned()) } else { Err(ErrorKind::NotFound) };
+            assert_eq!(get(&rig.inside.0, "a").await, left);
+            assert_eq!(get(&storage, "a").await, left);
+            heal(&storage).await;
+        }
+        // Ours has taken the file away and was not told so; then it is written again.
+        for tombstone in [true, false] {
+            let on = if tombstone { OnOutage::Secondary } else { OnOutage::Fail };
+            let rig = Rig::new(role).with(|config| config.with_delete(on));
+            let storage = rig.open().await;
+            put(&storage, "a", "base").await;
+            rig.primary.fail_next(Op::Delete, Fault::After(ErrorKind::Timeout));
+            let deleted = storage.delete(&id("a"), Precondition::None).await;
+            assert_eq!(deleted.is_ok(), tombstone);
+            rig.primary.set_outage(true);
+            put(&storage, "a", "ours").await;
+            drop(storage);
+            let storage = rig.open().await;
+            rig.primary.set_outage(false);
+            heal(&storage).await;
+            assert_eq!(get(&rig.inside.0, "a").await, Ok("ours".to_owned()));
+        }
+    }
+}
+
+/// As when the disk of the journal is not mounted: the writes of an outage would be nobody's.
+#[tokio::test]
+async fn a_new_journal_over_a_spare_that_holds_files_is_refused() {
+    let mut rig = Rig::new(Role::Spare);
+    let storage = rig.open().await;
+    rig.primary.set_outage(true);
+    put(&storage, "a", "ours").await;
+    drop(storage);
+    let right = std::mem::replace(&mut rig.config.journal, rig.directory.path().join("another"));
+    for _ in 0..2 {
+        let error = rig.try_open().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
+        assert!(error.to_string().contains("the journal is new"), "{error}");
+    }
+    rig.secondary.set_outage(true);
+    drop(rig.open().await);
+    rig.secondary.set_outage(false);
+    rig.config.journal = right;
+    assert_eq!(get(&rig.open().await, "a").await, Ok("ours".to_owned()));
 }

@@ -52,7 +52,8 @@ pub struct FallbackConfig {
     /// primary stored this much earlier, by its own clock, than it was last seen to have stored anything. A younger
     /// file may be another writer's: it is kept, and the conflict is told. Default 5 min: longer than one request
     /// takes, whose file may have the time of its beginning, and further than the clocks of a cluster's machines are
-    /// apart. Less finds fewer conflicts where there are none, and may overwrite where there is one.
+    /// apart. Less finds fewer conflicts where there are none, and may overwrite where there is one. A primary whose
+    /// clock is further ahead of this machine's proves nothing by it.
     #[serde(default = "default_clock_margin", with = "jiff::fmt::serde::unsigned_duration::required")]
     pub clock_margin: Duration,
     /// How often the background task looks whether there is something to heal, and whether a primary that is out

@@ -73,7 +73,7 @@ impl Inner {
             other => other.clone(),
         };
         let replica = self.config.role == Role::Replica;
-        let fresh = self.mark_stale(to, settled, op).await?;
+        let fresh = self.mark(Entry::begun(to), settled, op).await?;
         let held = self.seen.take(to);
         let options = UploadOptions { when, ..options.clone() };
         let work = self.primary.storage().copy(from, to, options.clone());
@@ -86,6 +86,8 @@ impl Inner {
                     let copied = self.secondary.call(op, Some(to), work).await;
                     if copied.is_ok_and(|copy| same_copy(&copy, &receipt)) {
                         self.forget(to).await;
+                    } else {
+                        self.has_missed(to).await;
                     }
                 } else if settled.open.is_some() {
                     self.record_after_write(Change::Put(Arc::new(Entry::stale(to))), op).await?;

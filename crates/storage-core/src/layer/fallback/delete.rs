@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::config::{OnMiss, OnOutage, Role};
-use super::entry::{Base, Entry, Named, What, named};
+use super::entry::{Entry, Named, What, named};
 use super::journal::Change;
 use super::read::ask_metadata;
+use super::seen::Held;
 use super::settle::Settled;
 use super::side::is_outage;
 use super::write::WithEffectOf;
 use super::{Inner, both_out};
-use crate::checksum::Digest;
-use crate::error::{ErrorKind, Op, Result};
+use crate::error::{Effect, ErrorKind, Op, Result};
 use crate::id::FileId;
 use crate::metadata::Version;
 use crate::storage::Precondition;
@@ -34,7 +34,7 @@ impl Inner {
         let Some(stored) = entry.file() else {
             if settled.open.is_some() {
                 // A write that may have reached the secondary after the deletion is deleted with it.
-                self.bury(id, entry.next_base(self.seen.trace()), entry.ours.clone()).await?;
+                self.bury(&entry, &when).await?;
             }
             return Ok(false);
         };
@@ -43,15 +43,28 @@ impl Inner {
         {
             return Err(self.error(ErrorKind::VersionMismatch, op, id));
         }
-        let (base, ours) = (entry.next_base(self.seen.trace()), entry.ours.clone());
-        self.bury(id, base, ours).await?;
+        self.bury(&entry, &when).await?;
         Ok(true)
     }
 
+    /// Buries a file that the journal names. A conflict stays where the deletion was of our version.
+    async fn bury(&self, entry: &Entry, when: &Precondition) -> Result<()> {
+        let clash = entry.clash.clone().filter(|_| *when != Precondition::None);
+        let base = entry.next_base(when, self.seen.trace());
+        self.bury_as(Entry {
+            what: What::Tombstone,
+            base,
+            deleted: true,
+            clash,
+            at: SystemTime::now(),
+            ..entry.clone()
+        })
+        .await
+    }
+
     /// Makes the tombstone durable, and removes the secondary's copy, if that is possible now.
-    async fn bury(&self, id: &FileId, base: Base, ours: Vec<Digest>) -> Result<()> {
-        let tombstone =
-            Entry { id: id.clone(), what: What::Tombstone, base, ours, clash: None, at: SystemTime::now() };
+    async fn bury_as(&self, tombstone: Entry) -> Result<()> {
+        let id = &tombstone.id.clone();
         self.record(Change::Put(Arc::new(tombstone)), Op::Delete).await?;
         self.degraded(id, Op::Delete);
         let work = self.secondary.storage().delete(id, Precondition::None);
@@ -71,7 +84,7 @@ impl Inner {
             other => other,
         };
         let replica = self.config.role == Role::Replica;
-        let fresh = self.mark_stale(id, &settled, op).await?;
+        let fresh = self.mark(Entry::stale(id), &settled, op).await?;
         let held = self.seen.take(id);
         let work = self.primary.storage().delete(id, when.clone());
         match self.primary.call(op, Some(id), work).await {
@@ -108,14 +121,15 @@ impl Inner {
                     existed = !there.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound);
                     base = base.with_copy(there.ok().as_ref());
                 }
-                self.bury(id, base, held.ours)
+                self.bury_as(Entry::tombstone(id, base, held.ours))
                     .await
                     .map_err(|error| error.with_effect_of(outage.effect()))?;
                 Ok(existed)
             }
             Err(error) => {
                 // Either it is as it was, or it is gone.
-                self.seen.put_back(id, held);
+                let deleted = held.deleted || error.effect() != Effect::None;
+                self.seen.put_back(id, Held { deleted, ..held });
                 self.unmark(id, fresh, error.effect(), op).await?;
                 Err(error)
             }
@@ -127,7 +141,8 @@ impl Inner {
         match ask_metadata(Arc::clone(&self.primary), id).await {
             Ok(_) => Err(self.error(ErrorKind::VersionMismatch, Op::Delete, id)),
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                if settled.entry.is_some() || self.config.read.miss == OnMiss::Fail {
+                let unused = settled.entry.is_some_and(|entry| !entry.is_begun());
+                if unused || self.config.read.miss == OnMiss::Fail {
                     return Ok(false);
                 }
                 let work = self.secondary.storage().delete(id, Precondition::Version(version));
@@ -146,7 +161,9 @@ impl Inner {
                     Ok(metadata) if metadata.version.as_ref() == Some(&version) => {
                         self.check_room(id, Op::Delete)?;
                         let held = self.seen.take(id);
-                        self.bury(id, held.base.with_copy(Some(&metadata)), held.ours).await?;
+                        let base =
+                            held.base.with_copy(Some(&metadata)).asserted(&Precondition::Version(version));
+                        self.bury_as(Entry::tombstone(id, base, held.ours)).await?;
                         Ok(true)
                     }
                     Ok(_) => Err(self.error(ErrorKind::VersionMismatch, Op::Delete, id)),

@@ -61,7 +61,8 @@ pub(super) enum What {
     File(Stored),
     /// Nowhere: it was deleted; either side may still hold a copy.
     Tombstone,
-    /// On the primary; the secondary's copy must not be used.
+    /// On the primary; the secondary's copy must not be used. With [`Base::Absent`] that is not certain yet: where the
+    /// primary has nothing, the write came to nothing, and the copy is as good as it was.
     Stale,
 }
 
@@ -79,6 +80,8 @@ pub(super) struct Entry {
     pub(super) id: FileId,
     pub(super) what: What,
     pub(super) base: Base,
+    /// Whether an own deletion may have taken the base away.
+    pub(super) deleted: bool,
     /// Digests of own writes that may have reached the primary although nobody was told.
     pub(super) ours: Vec<Digest>,
     pub(super) clash: Option<Clash>,
@@ -92,6 +95,7 @@ pub(super) struct Intent {
     pub(super) size: u64,
     pub(super) digest: Digest,
     pub(super) base: Base,
+    pub(super) deleted: bool,
     pub(super) ours: Vec<Digest>,
     pub(super) at: SystemTime,
 }
@@ -103,10 +107,21 @@ impl Entry {
             id: id.clone(),
             what: What::Stale,
             base: Base::default(),
+            deleted: false,
             ours: Vec::new(),
             clash: None,
             at: SystemTime::now(),
         }
+    }
+
+    /// Says that there is no such file, whatever the sides hold.
+    pub(super) fn tombstone(id: &FileId, base: Base, ours: Vec<Digest>) -> Self {
+        Self { what: What::Tombstone, base, deleted: true, ours, ..Self::stale(id) }
+    }
+
+    /// Says that a write to the primary begins, after which the secondary's copy must not be used.
+    pub(super) fn begun(id: &FileId) -> Self {
+        Self { base: Base::Absent, ..Self::stale(id) }
     }
 
     pub(super) fn file(&self) -> Option<&Stored> {
@@ -120,13 +135,21 @@ impl Entry {
         self.what == What::Stale
     }
 
-    /// The base of a write that follows this entry, which begins where `trace` was taken: after a conflict, what was
-    /// then on the primary is known.
-    pub(super) fn next_base(&self, trace: Trace) -> Base {
+    /// Tells whether the write that made it stale may have come to nothing.
+    pub(super) fn is_begun(&self) -> bool {
+        self.is_stale() && self.base == Base::Absent
+    }
+
+    /// The base of a write that follows this entry, which begins where `trace` was taken. An unconditional one is meant
+    /// for whatever is there, so that it ends a conflict: what was then on the primary is known. One with a precondition
+    /// is about our file, and says nothing of theirs.
+    pub(super) fn next_base(&self, when: &Precondition, trace: Trace) -> Base {
         match &self.clash {
-            Some(Clash { theirs: Some(theirs), .. }) => Base::Version(theirs.clone()),
-            Some(Clash { theirs: None, .. }) => Base::Unseen(trace),
-            None => self.base.clone(),
+            Some(Clash { theirs: Some(theirs), .. }) if *when == Precondition::None => {
+                Base::Version(theirs.clone())
+            }
+            Some(Clash { theirs: None, .. }) if *when == Precondition::None => Base::Unseen(trace),
+            _ => self.base.clone(),
         }
     }
 }
@@ -255,6 +278,16 @@ impl Base {
         }
     }
 
+    /// What is left of it where the caller said what the write is to replace, and the secondary has compared that: no
+    /// time makes more of it.
+    pub(super) fn asserted(self, when: &Precondition) -> Self {
+        match (when, self) {
+            (Precondition::Absent, _) => Self::Absent,
+            (Precondition::Version(_), Self::Unseen(trace)) => Self::Unseen(Trace { before: None, ..trace }),
+            (_, base) => base,
+        }
+    }
+
     fn has_digest(&self, digest: Digest) -> bool {
         matches!(self, Self::Unseen(trace) if trace.digest == Some(digest))
     }
@@ -271,6 +304,8 @@ impl Base {
 pub(super) fn decide(entry: &Entry, present: Option<&Present<'_>>) -> Decision {
     let Some(present) = present else {
         return match entry.what {
+            // It was there, and somebody deleted it.
+            What::File(_) if matches!(entry.base, Base::Version(_)) && !entry.deleted => Decision::Clash,
             What::File(_) => Decision::Go(Precondition::Absent),
             What::Tombstone | What::Stale => Decision::Done,
         };

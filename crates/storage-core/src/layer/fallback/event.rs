@@ -55,7 +55,7 @@ pub struct Conflict {
     pub reason: String,
     /// The digest of ours; nothing where ours is a deletion.
     pub ours: Option<Digest>,
-    /// The primary's version, where it has one.
+    /// The primary's version; nothing where theirs is a deletion, or the primary tells no versions.
     pub theirs: Option<Version>,
 }
 

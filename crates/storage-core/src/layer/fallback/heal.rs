@@ -18,9 +18,11 @@
 //! shows as a file that is not there.
 //!
 //! **A copy of the secondary that is not to be used.** On a spare it is removed; on a replica it is compared with
-//! the primary's file, and replaced or removed. Then the row goes.
+//! the primary's file, and replaced or removed; it stays where the primary has none and the write that it is older than
+//! may have come to nothing. Then the row goes.
 //!
-//! A stranger's write is kept: the row gets the conflict, its file stays on the secondary and is what readers are
+//! A stranger's deletion of the version that was there before is told as a conflict, too, with nothing to be kept on the
+//! primary. A stranger's write is kept: the row gets the conflict, its file stays on the secondary and is what readers are
 //! served, the stranger's stays on the primary. Where the primary cannot compare versions, a stranger who writes
 //! between 2 and 3 is not seen.
 //!
@@ -39,7 +41,8 @@
 //! with the process. No clock of ours is asked: how far the primary's had come is the latest time at which it was seen
 //! to have stored anything, in this process or, by the journal, an earlier one. Where writes are not told their times
 //! (S3), the background task looks at the last written file once a minute. It relies on one thing: that the
-//! primary's clock is not set back by more than the margin.
+//! primary's clock is not set back by more than the margin. A clock that was seen further ahead of ours than that proves
+//! nothing, until it was set right and a write of ours has shown it.
 //!
 //! [`clock_margin`]: super::config::FallbackConfig::clock_margin
 
@@ -148,7 +151,7 @@ impl Inner {
         match &entry.what {
             What::File(stored) => self.replay_file(id, &entry, stored).await,
             What::Tombstone => self.replay_deletion(id, &entry).await,
-            What::Stale => self.refresh(id).await,
+            What::Stale => self.refresh(id, &entry).await,
         }
     }
 
@@ -182,7 +185,11 @@ impl Inner {
             let when = match decide(&entry, present.as_ref()) {
                 Decision::Done => return self.replayed(id, Healed::File).await,
                 Decision::Clash => {
-                    return self.clash(&entry, "the primary holds another version", metadata).await;
+                    let reason = match metadata {
+                        Some(_) => "the primary holds another version",
+                        None => "it was written here and deleted there",
+                    };
+                    return self.clash(&entry, reason, metadata).await;
                 }
                 Decision::Go(when) => self.primary_can(when),
             };
@@ -261,7 +268,7 @@ impl Inner {
     }
 
     /// Makes the secondary's copy what it should be.
-    async fn refresh(&self, id: &FileId) -> Result<Healed> {
+    async fn refresh(&self, id: &FileId, entry: &Entry) -> Result<Healed> {
         let primary = match self.config.role {
             Role::Spare => None,
             Role::Replica => match ask_metadata(Arc::clone(&self.primary), id).await {
@@ -270,6 +277,8 @@ impl Inner {
             },
         };
         match primary {
+            // Of what a write was only begun over it may be the only copy.
+            None if entry.is_begun() => {}
             None => {
                 let work = self.secondary.storage().delete(id, Precondition::None);
                 self.secondary.call(Op::Delete, Some(id), work).await?;
@@ -318,7 +327,10 @@ impl Inner {
             return Err(error.with_message("there is no conflict about it"));
         };
         let entry = match keep {
-            Keep::Theirs => Entry::stale(id),
+            Keep::Theirs => {
+                self.look_again(id, &entry).await?;
+                Entry::stale(id)
+            }
             Keep::Ours => {
                 let mut ours = entry.ours.clone();
                 if entry.clash.as_ref().is_some_and(|clash| clash.theirs.is_none()) {
@@ -328,12 +340,37 @@ impl Inner {
                         ours = with_own(&ours, theirs);
                     }
                 }
-                let base = entry.next_base(self.seen.trace());
+                let base = entry.next_base(&Precondition::None, self.seen.trace());
                 Entry { base, ours, clash: None, ..(*entry).clone() }
             }
         };
         self.record(Change::Put(Arc::new(entry)), Op::Upload).await?;
         self.heal_now(id).await
+    }
+
+    /// Refuses to give ours up for a file that is no more what the conflict was about; the conflict is told as it is
+    /// now.
+    async fn look_again(&self, id: &FileId, entry: &Entry) -> Result<()> {
+        let now = match ask_metadata(Arc::clone(&self.primary), id).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            other => Some(other?),
+        };
+        let theirs = entry.clash.as_ref().and_then(|clash| clash.theirs.as_ref());
+        let same = match &now {
+            // A primary without versions shows only that there is a file.
+            Some(now) => now.version.as_ref() == theirs,
+            // Theirs is a deletion, and was told as one.
+            None => theirs.is_none() && matches!(entry.base, Base::Version(_)),
+        };
+        if same {
+            return Ok(());
+        }
+        let reason = match now {
+            Some(_) => "the primary's file has changed again",
+            None => "the primary's file is gone",
+        };
+        self.clash(entry, reason, now).await?;
+        Err(self.error(ErrorKind::VersionMismatch, Op::Metadata, id).with_message(reason))
     }
 
     /// One round of the background task.
@@ -352,10 +389,9 @@ impl Inner {
             }
         }
         if self.seen.is_due() {
-            if let Some(id) = self.seen.take_written() {
-                let began = self.seen.writes();
+            if let Some((id, version)) = self.seen.take_written() {
                 match ask_metadata(Arc::clone(&self.primary), &id).await {
-                    Ok(metadata) => self.seen.note_read(began, &id, Some(&metadata)),
+                    Ok(metadata) => self.seen.note_written(&version, &metadata),
                     Err(error) => tracing::debug!(%error, "the primary's clock could not be looked at"),
                 }
             }

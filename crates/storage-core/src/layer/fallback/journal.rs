@@ -57,6 +57,13 @@ pub(super) fn remembered(path: &Path) -> Option<(Capabilities, Capabilities)> {
     }
 }
 
+/// Tells whether there is a journal, or anything else, at `path`.
+pub(super) async fn is_there(path: PathBuf) -> bool {
+    let look = move || place::resolve(&path).is_ok_and(|path| path.exists());
+    // What is wrong with the path is told by the opening.
+    tokio::task::spawn_blocking(look).await.unwrap_or(true)
+}
+
 /// A change of the book. Each takes effect whole or not at all.
 #[derive(Clone, Debug)]
 pub(super) enum Change {

@@ -57,7 +57,7 @@ impl Inner {
         let replica = self.config.role == Role::Replica;
         let fresh = replica && self.journal.entry(id).is_none();
         if fresh {
-            self.record(Change::Put(Arc::new(Entry::stale(id))), op).await?;
+            self.record(Change::Put(Arc::new(Entry::begun(id))), op).await?;
         }
         let there = self.seen.take(id);
         let own = finish.digest;
@@ -65,6 +65,7 @@ impl Inner {
         match self.primary.call(op, Some(id), work).await {
             Ok(receipt) => {
                 self.seen.note_write(&receipt.metadata);
+                self.has_missed(id).await;
                 Ok(marked(receipt, from_primary))
             }
             Err(error) => {

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | file | the secondary only: what the primary holds is older |
 //! | tombstone | nobody: there is no such file |
-//! | nothing, or that the secondary's copy is stale | the primary |
+//! | nothing, or that the secondary's copy is stale | the primary; what follows a miss is for a copy that is not stale, or that a write was only begun over |
 //!
 //! In an outage of the primary a [replica](Role::Replica) answers, unless its copy is stale; a spare has nothing to
 //! say of an id that the journal does not name, and neither "not found" nor an older file takes the place of the
@@ -117,9 +117,9 @@ impl Inner {
         let mut entry = self.journal.entry(id);
         for _ in 0..MOVES {
             let result = match entry.as_deref() {
-                None => self.read_primary(op, id, wanted.as_ref(), false, ask).await,
-                Some(Entry { what: What::Stale, .. }) => {
-                    self.read_primary(op, id, wanted.as_ref(), true, ask).await
+                None => self.read_primary(op, id, wanted.as_ref(), None, ask).await,
+                Some(stale @ Entry { what: What::Stale, .. }) => {
+                    self.read_primary(op, id, wanted.as_ref(), Some(stale), ask).await
                 }
                 Some(Entry { what: What::Tombstone, .. }) => Err(self.error(ErrorKind::NotFound, op, id)),
                 Some(Entry { what: What::File(stored), .. }) => {
@@ -156,7 +156,17 @@ impl Inner {
             Some(Named::Primary(_)) => return Err(self.error(ErrorKind::VersionMismatch, op, id)),
         };
         match ask(Arc::clone(&self.secondary), when).await {
-            Ok(answer) => {
+            Ok(mut answer) => {
+                if let Some(found) = answer.metadata_mut().digest.filter(|found| *found != stored.digest)
+                    // A later write that is not acknowledged yet may be seen, as any may.
+                    && self.journal.get(id).intent.is_none_or(|intent| intent.digest != found)
+                {
+                    return Err(self.error(ErrorKind::Integrity, op, id).with_message(format!(
+                        "the journal says that {} holds SHA-256 {}, and it holds {found}",
+                        self.secondary.name(),
+                        stored.digest
+                    )));
+                }
                 self.count(op, "journal");
                 Ok(marked(answer, from_secondary))
             }
@@ -187,7 +197,7 @@ impl Inner {
         op: Op,
         id: &FileId,
         wanted: Option<&Named>,
-        stale: bool,
+        stale: Option<&Entry>,
         ask: &Ask<'_, T>,
     ) -> Result<T> {
         let began = self.seen.writes();
@@ -207,13 +217,14 @@ impl Inner {
             }
             Err(missing) if missing.kind() == ErrorKind::NotFound => {
                 self.seen.note_read(began, id, None);
-                if stale || self.config.read.miss == OnMiss::Fail {
+                let older = stale.is_some_and(|row| !row.is_begun());
+                if older || self.config.read.miss == OnMiss::Fail {
                     return Err(missing);
                 }
                 self.read_missing(op, id, wanted, missing, ask).await
             }
             Err(outage) if is_outage(&outage) && self.config.read.outage == OnOutage::Secondary => {
-                self.read_in_outage(op, id, wanted, stale, outage, ask).await
+                self.read_in_outage(op, id, wanted, stale.is_some(), outage, ask).await
             }
             Err(error) => Err(error),
         }

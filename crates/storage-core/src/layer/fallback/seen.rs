@@ -53,6 +53,8 @@ impl Clock {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Held {
     pub(super) base: Base,
+    /// Whether an own deletion whose answer was lost may have taken the base away.
+    pub(super) deleted: bool,
     /// Digests of own writes whose answers were lost: one of them may be there instead.
     pub(super) ours: Vec<Digest>,
 }
@@ -74,7 +76,7 @@ struct State {
     /// Writes that have begun or ended.
     writes: u64,
     /// The last one whose time was not told, since it was taken.
-    written: Option<FileId>,
+    written: Option<(FileId, Version)>,
     looked: Option<Instant>,
 }
 
@@ -89,7 +91,7 @@ impl State {
 
 impl Held {
     fn of(version: Option<Version>) -> Self {
-        Self { base: version.map_or(Base::Absent, Base::Version), ours: Vec::new() }
+        Self { base: version.map_or(Base::Absent, Base::Version), deleted: false, ours: Vec::new() }
     }
 }
 
@@ -103,10 +105,12 @@ impl Seen {
     }
 
     /// What is known of an id that was not seen: that whatever the primary stored before now, by its own clock, is
-    /// older than a write that begins now.
+    /// older than a write that begins now. Nothing where that clock was seen further ahead of ours than the margin: one
+    /// wrong time among many would make every stranger's file an old one.
     pub(super) fn trace(&self) -> Trace {
-        let before = self.clock.seen().and_then(|seen| seen.checked_sub(self.margin));
-        Trace { before, digest: None }
+        let latest = SystemTime::now().checked_add(self.margin);
+        let seen = self.clock.seen().filter(|seen| latest.is_none_or(|latest| *seen <= latest));
+        Trace { before: seen.and_then(|seen| seen.checked_sub(self.margin)), digest: None }
     }
 
     /// Says that a read begins; to be handed to [`note_read`](Self::note_read).
@@ -140,9 +144,9 @@ impl Seen {
             let old = state.old.remove(id);
             young.or(old)
         });
-        let Held { base, ours } = held.unwrap_or_default();
+        let Held { base, deleted, ours } = held.unwrap_or_default();
         let base = if matches!(base, Base::Unseen(_)) { Base::Unseen(trace) } else { base };
-        Held { base, ours }
+        Held { base, deleted, ours }
     }
 
     /// Learns how far the clock has come from a file that was looked at.
@@ -158,7 +162,7 @@ impl Seen {
             state.writes += 1;
             state.note(&metadata.id, Held::of(Some(version.clone())));
             if metadata.stored.is_none() {
-                state.written = Some(metadata.id.clone());
+                state.written = Some((metadata.id.clone(), version.clone()));
             }
         });
     }
@@ -195,9 +199,44 @@ impl Seen {
         })
     }
 
-    /// Takes the file that was written last since this was asked last: where writes are not told a time, a look at it
-    /// tells one.
-    pub(super) fn take_written(&self) -> Option<FileId> {
+    /// Takes the file that was written last since this was asked last, with its version: where writes are not told a
+    /// time, a look at it tells one.
+    pub(super) fn take_written(&self) -> Option<(FileId, Version)> {
         self.with(|state| state.written.take())
+    }
+
+    /// Learns how far the clock had come from the look at a file of our own: as from the write itself, so that one that
+    /// was set right is believed.
+    pub(super) fn note_written(&self, version: &Version, metadata: &FileMetadata) {
+        if metadata.version.as_ref() == Some(version) {
+            self.clock.written(metadata.stored);
+        } else {
+            self.clock.read(metadata.stored);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One file of tomorrow, stored by a server whose clock was wrong for a minute.
+    #[test]
+    fn a_time_ahead_of_ours_proves_nothing_until_a_write_of_ours_shows_the_clock_set_right() {
+        let seen = Seen::new(Clock::new(None), Duration::from_secs(300));
+        let (now, tomorrow) = (SystemTime::now(), SystemTime::now() + Duration::from_secs(86_400));
+        let mut file = FileMetadata::new(FileId::parse("a").unwrap(), 1);
+        let (ours, theirs) = (Version::new("ours"), Version::new("theirs"));
+        file.version = Some(theirs);
+        file.stored = Some(tomorrow);
+        seen.note_read(seen.writes(), &file.id, Some(&file));
+        assert_eq!(seen.trace(), Trace::default());
+        // A look at a file of somebody else takes nothing back.
+        file.stored = Some(now);
+        seen.note_written(&ours, &file);
+        assert_eq!(seen.trace(), Trace::default());
+        file.version = Some(ours.clone());
+        seen.note_written(&ours, &file);
+        assert_eq!(seen.trace().before, Some(now - Duration::from_secs(300)));
     }
 }

@@ -27,7 +27,12 @@ impl Inner {
             Err(error) => return Ok(Settled { entry, open: Some(error) }),
         };
         let change = match found {
-            Some(stored) => Change::Put(Arc::new(intent.fulfilled(stored))),
+            Some(stored) => {
+                // A write that ended a conflict has another base.
+                let before = entry.as_ref().filter(|before| before.base == intent.base);
+                let clash = before.and_then(|before| before.clash.clone());
+                Change::Put(Arc::new(Entry { clash, ..intent.fulfilled(stored) }))
+            }
             None => Change::DropIntent(id.clone()),
         };
         self.record(change, op).await?;

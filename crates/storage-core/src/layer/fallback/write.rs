@@ -10,7 +10,7 @@
 //!
 //! | ends between | what remains | what follows |
 //! |---|---|---|
-//! | 0 and 1 | a stale row, both sides as they were | the heal compares the sides and removes it |
+//! | 0 and 1, or nothing came of 1 | a stale row, both sides as they were | the heal compares the sides and removes it; a file that the secondary alone has stays |
 //! | 1 and 2, or 2 failed | a stale row, the secondary has the older file | it is not read; the heal brings it up to date |
 //! | 2 and 3 | a stale row, both sides have the new file | as above |
 //!
@@ -53,7 +53,9 @@ use std::time::SystemTime;
 
 use super::super::breaker::State;
 use super::config::{OnOutage, Role};
-use super::entry::{Base, Entry, Intent, Named, Stored, What, from_primary, from_secondary, named, with_own};
+use super::entry::{
+    Base, Clash, Entry, Intent, Named, Stored, What, from_primary, from_secondary, named, with_own,
+};
 use super::event::FallbackEvent;
 use super::journal::Change;
 use super::read::{Versioned, ask_metadata, marked, spool};
@@ -125,7 +127,7 @@ impl Inner {
             other => other.clone(),
         };
         // 0
-        let fresh = self.mark_stale(id, &settled, write.op).await?;
+        let fresh = self.mark(Entry::begun(id), &settled, write.op).await?;
         let held = self.seen.take(id);
         // 1
         let options = UploadOptions { when, ..write.options.clone() };
@@ -147,7 +149,14 @@ impl Inner {
                 self.unmark(id, fresh, effect, op).await?;
                 let base =
                     if fresh { self.with_copy(id, held.base.clone()).await } else { held.base.clone() };
-                let from = From { entry: settled.entry.clone(), base, ours: held.ours.clone() };
+                let base = base.asserted(&write.options.when);
+                let from = From {
+                    entry: settled.entry.clone(),
+                    base,
+                    deleted: held.deleted,
+                    ours: held.ours.clone(),
+                    clash: None,
+                };
                 let result = self.upload_degraded_or(id, from, settled, outage, write.clone()).await;
                 if result.is_err() {
                     self.put_back(id, held, effect, &write).await;
@@ -183,13 +192,13 @@ impl Inner {
         }
     }
 
-    /// Before a write to the primary that a replica is to follow: until it has, its copy must not be used. Returns
-    /// whether the row is new.
-    pub(super) async fn mark_stale(&self, id: &FileId, settled: &Settled, op: Op) -> Result<bool> {
+    /// Before a write to the primary that a replica is to follow: until it has, its copy must not be used, as `stale`
+    /// says. Returns whether the row is new.
+    pub(super) async fn mark(&self, stale: Entry, settled: &Settled, op: Op) -> Result<bool> {
         if self.config.role == Role::Spare || settled.entry.is_some() && settled.open.is_none() {
             return Ok(false);
         }
-        self.record(Change::Put(Arc::new(Entry::stale(id))), op).await?;
+        self.record(Change::Put(Arc::new(stale)), op).await?;
         // A write that is open ends with this: it must not count after one that was acknowledged later. The copy
         // stays suspect whatever comes of this one.
         Ok(settled.open.is_none())
@@ -214,7 +223,14 @@ impl Inner {
                     None => self.with_copy(id, held.base.clone()).await,
                     Some(_) => held.base.clone(),
                 };
-                let from = From { entry: settled.entry.clone(), base, ours: held.ours.clone() };
+                let base = base.asserted(&write.options.when);
+                let from = From {
+                    entry: settled.entry.clone(),
+                    base,
+                    deleted: held.deleted,
+                    ours: held.ours.clone(),
+                    clash: None,
+                };
                 let result = self.upload_degraded_or(id, from, settled, outage, write).await;
                 if result.is_err() {
                     self.seen.put_back(id, held);
@@ -233,10 +249,21 @@ impl Inner {
         let work = self.secondary.storage().upload(id, write.body.clone(), options);
         match self.secondary.call(write.op, Some(id), work).await {
             Ok(copy) if copy.digest.is_some() && copy.digest == receipt.digest => self.forget(id).await,
-            Ok(_) => {}
+            Ok(_) => self.has_missed(id).await,
             Err(error) => {
-                tracing::warn!(%error, "the replica has missed a write and is read no more until healed")
+                tracing::warn!(%error, "the replica has missed a write and is read no more until healed");
+                self.has_missed(id).await;
             }
+        }
+    }
+
+    /// Says of a copy that it is older than a write which took place: where the primary has nothing later on, somebody
+    /// removed that. Without the row the copy counts as one that a write was only begun over.
+    pub(super) async fn has_missed(&self, id: &FileId) {
+        if self.journal.entry(id).is_some_and(|entry| entry.is_begun())
+            && let Err(error) = self.record(Change::Put(Arc::new(Entry::stale(id))), Op::Upload).await
+        {
+            tracing::warn!(%error, "a row of the journal stays that says too little");
         }
     }
 
@@ -256,8 +283,11 @@ impl Inner {
         write: Write,
     ) -> Result<Receipt> {
         let from = From {
-            base: entry.next_base(self.seen.trace()),
+            base: entry.next_base(&write.options.when, self.seen.trace()),
+            deleted: entry.deleted,
             ours: entry.ours.clone(),
+            // It was not for a caller who named our file to decide about theirs.
+            clash: entry.clash.clone().filter(|_| write.options.when != Precondition::None),
             entry: Some(Arc::clone(&entry)),
         };
         let out = || self.error(ErrorKind::Unavailable, write.op, id).with_message("it awaits its healing");
@@ -356,6 +386,7 @@ impl Inner {
             size: write.body.size(),
             digest,
             base: from.base.clone(),
+            deleted: from.deleted,
             ours: with_own(&from.ours, digest),
             at: SystemTime::now(),
         });
@@ -365,7 +396,7 @@ impl Inner {
         match self.secondary.call(write.op, Some(id), work).await {
             Ok(receipt) => {
                 let stored = Stored::of(&receipt.metadata, digest);
-                let entry = intent.fulfilled(stored);
+                let entry = Entry { clash: from.clash, ..intent.fulfilled(stored) };
                 self.record_after_write(Change::Put(Arc::new(entry)), write.op).await?;
                 self.degraded(id, write.op);
                 Ok(marked(receipt, from_secondary))
@@ -455,7 +486,10 @@ impl Inner {
 struct From {
     entry: Option<Arc<Entry>>,
     base: Base,
+    deleted: bool,
     ours: Vec<Digest>,
+    /// The conflict that it leaves as it is.
+    clash: Option<Clash>,
 }
 
 impl Stored {
@@ -472,6 +506,7 @@ impl Intent {
             id: self.id.clone(),
             what: What::File(stored),
             base: self.base.clone(),
+            deleted: self.deleted,
             ours: self.ours.clone(),
             clash: None,
             at: self.at,

@@ -1,8 +1,11 @@
 //! The statements, each in its file. Parameters and columns go by name.
 
 /// Migrations in order: the n-th leads to schema version n. One that was released is never edited.
-pub(super) const MIGRATIONS: &[&str] =
-    &[include_str!("../sql/0001_journal.sql"), include_str!("../sql/0002_clock.sql")];
+pub(super) const MIGRATIONS: &[&str] = &[
+    include_str!("../sql/0001_journal.sql"),
+    include_str!("../sql/0002_clock.sql"),
+    include_str!("../sql/0003_deleted.sql"),
+];
 
 macro_rules! statements {
     ($($name:ident = $file:literal;)*) => {

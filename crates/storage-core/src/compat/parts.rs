@@ -24,9 +24,7 @@ use super::multipart::{digest_of, part_number};
 use crate::body::Body;
 use crate::error::{Error, ErrorKind, Op};
 use crate::metadata::Tags;
-use crate::storage::{
-    FinishOptions, PartLimits, PartReceipt, ResumableUpload, UploadOptions, UploadTicket,
-};
+use crate::storage::{FinishOptions, PartLimits, PartReceipt, ResumableUpload, UploadOptions, UploadTicket};
 
 /// Bytes of every part but the last, for the [`extensions`](PutMultipartOptions::extensions) of
 /// [`create_multipart_opts`](MultipartStore::create_multipart_opts): with it an upload has parts of a size of its

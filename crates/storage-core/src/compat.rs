@@ -46,9 +46,13 @@ use crate::storage::{
     ByteRange, Download, DownloadOptions, FileStorage, ListOptions, Precondition, UploadOptions,
 };
 
+pub use self::parts::PartSize;
+
 mod convert;
 mod listing;
 mod multipart;
+mod pages;
+mod parts;
 
 /// Deletions on their way at a time.
 const DELETIONS: usize = 10;
@@ -62,6 +66,17 @@ const TRIES: usize = 3;
 /// becomes a [`ResumableUpload`](crate::storage::ResumableUpload), or a plain upload where it fits into one part or
 /// the storage has no parts. To delete what is not there succeeds, as on S3. A rename is a copy and a deletion,
 /// between which both are there. Several ranges of a file are of one version.
+///
+/// It is a [`MultipartStore`](object_store::multipart::MultipartStore) too, for callers who keep their parts
+/// themselves: its ids are good in another process, as far as the storage's uploads are. Where the storage takes parts
+/// of any size, so does it; elsewhere (S3) all parts but the last have [`with_part_size`](Self::with_part_size) bytes,
+/// or those of a [`PartSize`], and others are refused. A storage without parts refuses with `NotImplemented`.
+///
+/// And it is a [`PaginatedListStore`](object_store::list::PaginatedListStore): pages in order, of at most 999
+/// entries, with `/` or nothing for a delimiter, and with tokens that hold all there is to know.
+///
+/// Results carry no extensions: those are of answers to HTTP requests of the crate's own client, and a storage makes
+/// none of them.
 #[derive(Clone, Debug)]
 pub struct ObjectStoreCompat {
     storage: Arc<dyn FileStorage>,

@@ -202,7 +202,7 @@ assert_eq!(storage.download_bytes(&id).await?, "hello");
 //!   was written before is not there: reading it, and any listing, is an error of an outage, not "not found".
 //! - A *replica* (`"role": "replica"`) gets every write and can serve everything.
 //! - A file is put over what the server holds only where that is proven to be what was there before. Else both stay: the
-//!   conflict is in the log, in the metric `storage_fallback_heals_total` and in the events of an observer
+//!   conflict is in the log, in the metric `storage_fallback_journal_entries` and in the events of an observer
 //!   (`stack::build_pair_observed`), and waits for `FallbackStorage::resolve`.
 //!
 //! `layer::fallback` has the rest: what waits to be brought back, when a breaker opens, and every setting with its default.

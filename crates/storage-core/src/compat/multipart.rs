@@ -15,11 +15,12 @@ use tokio::task::JoinHandle;
 
 use super::convert::{STORE, failed, put_result};
 use crate::body::Body;
-use crate::checksum::Hasher;
+use crate::checksum::{Digest, Hasher};
 use crate::error::{Error, ErrorKind, Op};
 use crate::id::FileId;
 use crate::storage::{
-    FileStorage, FinishOptions, PartNumber, PartReceipt, ResumableUpload, UploadOptions, UploadTicket,
+    FileStorage, FinishOptions, PartLimits, PartNumber, PartReceipt, ResumableUpload, UploadOptions,
+    UploadTicket,
 };
 
 /// Bytes of a spooled upload that stay in memory.
@@ -80,21 +81,12 @@ impl Shared {
     async fn send(&self, number: u32, bytes: Bytes) -> crate::error::Result<()> {
         let parts = self.parts(Op::PutPart)?;
         let limits = parts.limits();
-        let number = PartNumber::new(number).filter(|number| number.get() <= limits.max_parts);
-        let number = number.ok_or_else(|| {
-            self.error(ErrorKind::TooLarge, Op::PutPart).with_message(format!(
-                "more than {} parts of {} bytes; choose larger parts",
-                limits.max_parts, self.part_size
-            ))
-        })?;
+        let number = part_number(number, &limits, self.part_size)
+            .map_err(|error| error.with_id(&self.id).with_storage(self.storage.name()))?;
         let begin = || parts.begin(&self.id, self.part_size, self.options.clone());
         let ticket = self.ticket.get_or_try_init(begin).await?;
-        let mut hasher = Hasher::new();
-        for chunk in bytes.chunks(HASH_CHUNK) {
-            hasher.update(chunk);
-            tokio::task::yield_now().await;
-        }
-        let receipt = parts.put_part(ticket, number, bytes, hasher.finish()).await?;
+        let digest = digest_of(&bytes).await;
+        let receipt = parts.put_part(ticket, number, bytes, digest).await?;
         self.held().insert(number, receipt);
         Ok(())
     }
@@ -122,6 +114,29 @@ impl Shared {
             None => Ok(()),
         }
     }
+}
+
+/// Refuses a number behind the last that the storage takes.
+pub(super) fn part_number(
+    number: u32,
+    limits: &PartLimits,
+    part_size: u64,
+) -> crate::error::Result<PartNumber> {
+    let within = PartNumber::new(number).filter(|number| number.get() <= limits.max_parts);
+    within.ok_or_else(|| {
+        let of = if part_size > 0 { format!(" of {part_size} bytes") } else { String::new() };
+        Error::new(ErrorKind::TooLarge, Op::PutPart)
+            .with_message(format!("more than {} parts{of}; choose larger parts", limits.max_parts))
+    })
+}
+
+pub(super) async fn digest_of(bytes: &Bytes) -> Digest {
+    let mut hasher = Hasher::new();
+    for chunk in bytes.chunks(HASH_CHUNK) {
+        hasher.update(chunk);
+        tokio::task::yield_now().await;
+    }
+    hasher.finish()
 }
 
 impl PartWriter {

@@ -101,10 +101,8 @@ impl Inner {
     fn tell(&self, id: &FileId, result: Result<Healed>, report: &mut HealReport) {
         let outcome = match result {
             Ok(Healed::Nothing) => return,
-            Ok(Healed::Conflict(conflict)) => {
-                report.conflicts.push(conflict);
-                "conflict"
-            }
+            // Counted when it began.
+            Ok(Healed::Conflict(conflict)) => return report.conflicts.push(conflict),
             Ok(healed) => {
                 match healed {
                     Healed::File => report.healed += 1,
@@ -263,6 +261,7 @@ impl Inner {
         self.record(Change::Put(Arc::clone(&entry)), Op::Upload).await?;
         let Some(conflict) = Conflict::of(&entry) else { return Ok(Healed::Nothing) };
         tracing::warn!(id = %entry.id, reason, "a write in an outage met another one: both are kept");
+        self.count_heal("conflict");
         self.events.tell(FallbackEvent::Conflict(conflict.clone()));
         Ok(Healed::Conflict(conflict))
     }

@@ -29,7 +29,8 @@ pub const FALLBACKS: &str = "storage_fallback_operations_total";
 /// Gauge: ids in a fallback's journal, by `backend` and `state`: `file`, `tombstone`, `stale`, `open`, and
 /// `conflict`, which counts some of these again.
 pub const JOURNAL: &str = "storage_fallback_journal_entries";
-/// Counter: ids that a fallback tried to heal, by `backend` and `outcome`: `healed`, `conflict`, `outage`, `failed`.
+/// Counter: ids that a fallback tried to heal, by `backend` and `outcome`: `healed`, `outage`, `failed`, and `conflict`,
+/// which is counted once, when the conflict begins; how many there are is in [`JOURNAL`].
 pub const HEALS: &str = "storage_fallback_heals_total";
 
 /// Outcome of an operation that succeeded.

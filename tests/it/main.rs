@@ -13,6 +13,7 @@ mod ledger;
 mod names;
 mod packaging;
 mod refusals;
+mod rehearsal;
 mod removal;
 mod reports;
 mod restore;

@@ -27,6 +27,7 @@ mod output;
 pub mod place;
 mod plan;
 mod proof;
+mod rehearse;
 mod report;
 mod run;
 mod shell;
@@ -82,7 +83,14 @@ fn start(args: Args, output: &Output) -> Result<Exit, Failure> {
 async fn dispatch(context: &Context, command: Command) -> Result<Exit, Failure> {
     let stop = CancellationToken::new();
     // Commands that only look are ended by a signal as any program is.
-    if matches!(command, Command::Copy(_) | Command::Sync(_) | Command::Verify(_) | Command::Cleanup(_)) {
+    let acts = match &command {
+        Command::Copy(args) => !args.copy.dry_run,
+        Command::Sync(args) => !args.copy.dry_run,
+        Command::Cleanup(args) => !args.dry_run,
+        Command::Verify(_) => true,
+        _ => false,
+    };
+    if acts {
         signals::listen(stop.clone(), context.output.clone())?;
     }
     match command {

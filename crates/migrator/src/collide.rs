@@ -20,18 +20,24 @@ impl Nesting {
     /// the way of later ones.
     pub fn above(&mut self, id: &FileId) -> Option<FileId> {
         let text = id.as_str();
-        let beneath =
-            |above: &FileId| text.strip_prefix(above.as_str()).is_some_and(|rest| rest.starts_with('/'));
         self.0.retain(|above| {
             // `a`, then `a-b`, and only then `a/b`.
             let children = above.as_str().bytes().chain([b'/']);
             children.ge(text.bytes().take(above.as_str().len() + 1))
         });
-        if let Some(above) = self.0.iter().find(|above| beneath(above)) {
+        if let Some(above) = self.over(id) {
             return Some(above.clone());
         }
         self.0.push(id.clone());
         None
+    }
+
+    /// Returns the file that stands where this one needs a directory, and notes nothing.
+    pub fn over(&self, id: &FileId) -> Option<&FileId> {
+        let beneath = |above: &FileId| {
+            id.as_str().strip_prefix(above.as_str()).is_some_and(|rest| rest.starts_with('/'))
+        };
+        self.0.iter().find(|above| beneath(above))
     }
 }
 

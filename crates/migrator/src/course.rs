@@ -11,6 +11,9 @@ pub const MAX_POINTS: usize = 240;
 /// Slowest files that are kept.
 pub const MAX_SLOWEST: usize = 10;
 
+/// Files that stay as a sync was kept from removing any, of which the first are named: enough to see what they are.
+pub const MAX_WITHHELD: usize = 20;
+
 /// Least time between two points; doubled whenever there are too many.
 pub const FIRST_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -25,6 +28,18 @@ pub struct Course {
     pub timeline: Vec<Point>,
     /// Files that took longest, the slowest first.
     pub slowest: Vec<Slow>,
+    /// Sync: the first [`MAX_WITHHELD`] files that are in the target only, where a safeguard kept all of them.
+    #[serde(rename = "withheld_files")]
+    pub withheld: Vec<Named>,
+}
+
+/// A file that is named.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Named {
+    /// Its id.
+    pub id: String,
+    /// In bytes.
+    pub size: u64,
 }
 
 /// What happened in one stretch of a run.

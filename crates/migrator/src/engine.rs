@@ -28,7 +28,8 @@ use crate::verify::Claim;
 
 pub use self::copy::copy;
 use self::recorder::{Recorder, Recording};
-pub use self::sweep::{Cleaned, cleanup};
+pub use self::rehearsal::{Action, Foretold, Rehearsed, Tell, rehearse, would_remove};
+pub use self::sweep::{Cleaned, cleanup, rehearse_cleanup};
 pub use self::sync::{Removal, SyncOptions, sync};
 pub use self::verify::verify;
 
@@ -41,6 +42,7 @@ mod memory;
 mod ordered;
 mod proving;
 mod recorder;
+mod rehearsal;
 mod retire;
 mod sampling;
 mod sweep;

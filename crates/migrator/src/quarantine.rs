@@ -10,6 +10,7 @@ use std::time::Duration;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
 use storage_core::id::{FileId, InvalidId};
 
 use crate::ledger::RunId;
@@ -119,6 +120,32 @@ impl Mark {
     }
 }
 
+/// What stays in a quarantine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Staying {
+    /// Number of files whose time is not over.
+    pub files: u64,
+    /// When the time of the first of them is over.
+    pub earliest: Option<Timestamp>,
+    /// When that of the last is.
+    pub latest: Option<Timestamp>,
+}
+
+impl Staying {
+    /// Adds a file that stays until then.
+    pub fn add(&mut self, until: Timestamp) {
+        self.files += 1;
+        self.earliest = Some(self.earliest.map_or(until, |earliest| earliest.min(until)));
+        self.latest = Some(self.latest.map_or(until, |latest| latest.max(until)));
+    }
+}
+
+/// Returns until when what is in this place of a directory stays; nothing where it is in no drawer.
+pub fn expiry_of_place(place: &str) -> Option<Timestamp> {
+    // The file's own name comes after the drawer's.
+    place.split('/').find_map(expiry_of_drawer)
+}
+
 /// Tells whether a file is in quarantine.
 pub fn holds(id: &FileId) -> bool {
     expiry(id).is_some()
@@ -147,6 +174,22 @@ mod tests {
         assert_eq!(expiry(&place), Some(until));
         let whole: Timestamp = "2026-12-03T13:45:00Z".parse().unwrap();
         assert_eq!(expiry(&Drawer::new(whole, RunId(1)).place(&id("a")).unwrap()), Some(whole));
+    }
+
+    #[test]
+    fn what_stays_is_told_from_the_first_to_the_last() {
+        let time = |text: &str| text.parse::<Timestamp>().unwrap();
+        let mut staying = Staying::default();
+        for until in ["2026-12-05T00:00:00Z", "2026-12-03T00:00:00Z", "2026-12-04T00:00:00Z"] {
+            staying.add(time(until));
+        }
+        let expected = (3, Some(time("2026-12-03T00:00:00Z")), Some(time("2026-12-05T00:00:00Z")));
+        assert_eq!((staying.files, staying.earliest, staying.latest), expected);
+        let drawer = Drawer::new(time("2026-12-03T00:00:00Z"), RunId(1));
+        let other = Drawer::new(time("2027-12-03T00:00:00Z"), RunId(2));
+        let place = format!(".storage/quarantine/0a/{}/{}/x", drawer.name(), other.name());
+        assert_eq!(expiry_of_place(&place), Some(time("2026-12-03T00:00:00Z")));
+        assert_eq!(expiry_of_place("a/b"), None);
     }
 
     #[test]

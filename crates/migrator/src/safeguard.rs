@@ -86,6 +86,14 @@ pub struct View {
     pub candidates: u64,
 }
 
+impl View {
+    /// Adds what the copy before it has seen: whether the source as a whole, and how many files it failed to copy.
+    #[must_use]
+    pub fn after_copy(self, source_complete: bool, failed: u64) -> Self {
+        Self { source_complete: self.source_complete && source_complete, failed, ..self }
+    }
+}
+
 /// What may be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Judgement {

@@ -44,6 +44,23 @@ fn nothing_is_deleted(desk: &Desk, ran: &Ran) {
     assert!(!files.keys().any(|name| name.starts_with(".quarantine/")), "{files:?}\n{ran}");
 }
 
+/// Asserts that a refusal names what would have been removed, to people and to programs, and how many there are.
+#[track_caller]
+fn names_what_stays(desk: &Desk, ran: &Ran, names: &[&str]) {
+    let count = if names.len() == 1 { "1 file".to_owned() } else { format!("{} files", names.len()) };
+    assert!(ran.stdout.contains(&format!("would have been removed from the target ({count}):\n")), "{ran}");
+    let report = Report::read(&desk.path("report"));
+    let page = fs::read_to_string(desk.path("report/report.html")).unwrap();
+    assert!(page.contains("Not removed from the target"), "{page}");
+    assert_eq!(report.json["candidates"], names.len(), "{ran}");
+    let told: Vec<_> = report.json["withheld_files"].as_array().unwrap().iter().collect();
+    assert_eq!(told.iter().map(|file| file["id"].as_str().unwrap()).collect::<Vec<_>>(), names, "{ran}");
+    for name in names {
+        assert!(ran.stdout.contains(&format!("\n  {name}  ")), "{name}\n{ran}");
+        assert!(page.contains(&format!("<bdi class=\"name\">{name}</bdi>")), "{name}\n{page}");
+    }
+}
+
 #[test]
 fn what_left_the_source_is_moved_to_the_quarantine_and_the_sums_say_so() {
     let desk = mirrored();
@@ -103,6 +120,8 @@ fn one_unreadable_directory_and_nothing_is_deleted() {
     nothing_is_deleted(&desk, &ran);
     let report = Report::read(&desk.path("report"));
     assert_eq!(report.json["withheld"], "source_incomplete");
+    // What lies in the part that could not be read is not among it.
+    names_what_stays(&desk, &ran, &["a"]);
     assert!(ran.stdout.contains("nothing was deleted: a part of the source could not be read"), "{ran}");
     // Readable again, it goes on.
     sync(&desk).by_nobody().run().exits(0);
@@ -147,6 +166,7 @@ fn one_failed_copy_and_nothing_is_deleted() {
     let ran = sync.run().exits(4);
     assert!(stored(&desk.path("plain")).contains_key("x/1"), "{ran}");
     assert_eq!(Report::read(&desk.path("report")).json["withheld"], "copy_failed");
+    names_what_stays(&desk, &ran, &["x/1"]);
     assert!(ran.stdout.contains("nothing was deleted: files failed to be copied"), "{ran}");
 }
 
@@ -178,6 +198,11 @@ fn an_empty_source_deletes_nothing() {
     // What the option would do is said before it is used.
     assert!(!ran.stderr.contains("stays") && ran.stderr.contains("ALL files of the target"), "{ran}");
     assert!(ran.stderr.contains("moved to its quarantine"), "{ran}");
+    let named = "would have been removed from the target (6 files):\n  a  1 B\n  b  1 B\n  d/1  3 B\n";
+    assert!(ran.stderr.contains(named), "{ran}");
+    let told = desk.migrator(["sync", "source", "embedded:target", "--delete", "--json"]).run().exits(6);
+    let told = told.events().into_iter().find(|event| event["event"] == "withheld").unwrap();
+    assert_eq!((&told["candidates"], told["files"].as_array().unwrap().len()), (&6.into(), 6));
     let ran = sync(&desk).args(["--quarantine-days", "0"]).run().refuses(6, &["deleted at once"]);
     nothing_is_deleted(&desk, &ran);
     let copy = desk.migrator(["copy", "source", "embedded:target"]);
@@ -222,6 +247,7 @@ fn a_source_on_another_filesystem_than_before_deletes_nothing() {
     let ran = sync(&desk).run().refuses(6, &["another file system", "--allow-other-filesystem"]);
     nothing_is_deleted(&desk, &ran);
     assert!(!stored(&desk.path("target")).contains_key("stray"), "{ran}");
+    assert!(ran.stderr.contains("would have been removed from the target (6 files):"), "{ran}");
     // A copy in between does not make it right.
     desk.migrator(["copy", "source", "embedded:target"]).run().exits(0);
     let ran = sync(&desk).run().refuses(6, &["--allow-other-filesystem"]);
@@ -247,6 +273,7 @@ fn more_than_max_delete_deletes_nothing() {
             (&report.json["withheld"], &report.json["result"]),
             (&"too_many".into(), &"refused".into())
         );
+        names_what_stays(&desk, &ran, &["a", "b", "zz"]);
     }
     assert!(stored(&desk.path("target")).contains_key("new"), "what could be copied is copied");
     for wrong in ["many", "101%", "-1"] {
@@ -267,6 +294,7 @@ fn more_than_a_thousand_files_need_leave() {
     let sync = desk.migrator(["sync", "source", "plain", "--delete", "--quarantine-days", "0"]);
     let ran = sync.clone().run().exits(6);
     assert!(ran.stderr.contains("the limit is 1000"), "{ran}");
+    assert!(ran.stdout.contains("and 981 more: `migrator sync --delete --dry-run --json`"), "{ran}");
     assert_eq!(stored(&desk.path("plain")).len(), 1002);
     sync.args(["--max-delete", "1001"]).run().exits(0);
     assert_eq!(stored(&desk.path("plain")).len(), 1);
@@ -290,8 +318,22 @@ fn the_quarantine_is_emptied_by_cleanup_when_its_time_is_over() {
     desk.write(&format!("target/{old}/x/y"), "old");
     // A user's own, which only looks like it.
     desk.write("target/.quarantine/until-2020/z", "own");
-    let ran = desk.migrator(["cleanup", "source", "embedded:target"]).run().exits(0);
+    let later = ".quarantine/until-29990102T030405.000000000Z-run-1";
+    desk.write(&format!("target/{later}/later"), "later");
+    let cleanup = desk.migrator(["cleanup", "source", "embedded:target"]);
+    let ran = cleanup.clone().args(["--dry-run"]).run().exits(0);
+    assert!(ran.stdout.contains("1 file would be deleted from quarantine\n"), "{ran}");
+    assert!(ran.stdout.contains(&format!("  {old}/x/y\n")), "{ran}");
+    assert_eq!(put_away(&mut stored(&desk.path("target"))).len(), 4, "{ran}");
+    let ran = cleanup.clone().run().exits(0);
     assert!(ran.stdout.contains("1 file deleted from quarantine"), "{ran}");
+    // The one of this run stays a week, the other for long.
+    assert!(ran.stdout.contains("2 files stay in quarantine, the first until 20"), "{ran}");
+    assert!(ran.stdout.contains(", the last until 2999-01-02 03:04 UTC\n"), "{ran}");
+    let ran = cleanup.args(["--json"]).run().exits(0);
+    let staying = &ran.events()[0]["staying"];
+    assert_eq!((&staying["files"], &staying["latest"]), (&2.into(), &"2999-01-02T03:04:05Z".into()), "{ran}");
+    fs::remove_dir_all(desk.path(&format!("target/{later}"))).unwrap();
     let mut files = stored(&desk.path("target"));
     let away = put_away(&mut files);
     assert_eq!(away.keys().collect::<Vec<_>>(), ["a", "z"], "{ran}");

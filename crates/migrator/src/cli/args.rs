@@ -380,6 +380,15 @@ pub struct Copy {
     /// The two storages.
     #[command(flatten)]
     pub pair: Pair,
+    /// Say what would be done, file by file, and do nothing
+    ///
+    /// Nothing is written to the source, the target, their quarantines and the ledger; where there is no ledger none is
+    /// made. Source and target are listed, and what would be copied, replaced, moved away and removed is named: the
+    /// first 20 of each, all of them with --json. A safeguard that would refuse is named, with the option that would
+    /// allow it, and the exit code is what the run itself would end with. What shows only when a file is read or
+    /// written (one that cannot be opened, a full disk) is not foretold.
+    #[arg(short = 'n', long, conflicts_with = "report")]
+    pub dry_run: bool,
     /// Write report.html, report.json, files.csv, SHA256SUMS and proof.jsonl into this directory after the run
     ///
     /// `sha256sum -c SHA256SUMS`, run inside a source directory, checks every file that is migrated. The
@@ -644,6 +653,12 @@ pub struct Cleanup {
     /// A copy then sends those files from their first part.
     #[arg(long, value_name = "AGE", value_parser = parse_age, default_value = "7d")]
     pub older_than: Duration,
+    /// Say what would be deleted from quarantine, and do nothing
+    ///
+    /// Nothing is written. Uploads are not looked at. Of the source's quarantine, what would be deleted is what is due:
+    /// that its copy in the target is proven is looked at by the cleanup itself.
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
 }
 
 fn head(text: &str) -> Result<Digest, String> {

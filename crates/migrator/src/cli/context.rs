@@ -21,13 +21,14 @@ use crate::cli::args::Kept;
 use crate::cli::endpoint::Endpoint;
 use crate::cli::output::Output;
 use crate::cli::place::{AwsEnv, Place, check_apart, ledger_name, resolve_missing};
+use crate::cli::plan::{of_pair, temporary};
 use crate::cli::storing::{encryption, stored};
 use crate::config::env::Env;
 use crate::config::{Config, Settings};
 use crate::failure::{Exit, Failure, Side};
 use crate::filter::{self, Criteria, Filter, FilterError};
 use crate::ledger::sqlite::{OpenMode, SqliteLedger};
-use crate::ledger::{Binding, Ledger, RunEnd};
+use crate::ledger::{Binding, Ledger, LedgerError, RunEnd};
 use crate::preserve::Preserve;
 use crate::preserve::directory::{Notice, PreservingDirectory, TooLarge};
 use crate::preserve::preparation::preparation;
@@ -191,6 +192,26 @@ impl Context {
         Ok(SqliteLedger::open_read_only(&path).await?)
     }
 
+    /// Opens the ledger of a pair for a command that foretells a run: nothing of it is changed, and where there is none, an
+    /// empty one in a temporary directory stands in, which goes with it.
+    ///
+    /// # Errors
+    /// As for a run: it is in use, belongs to another pair, or cannot be read.
+    pub(super) async fn open_ledger_to_foretell(
+        &self,
+        migration: &Migration,
+    ) -> Result<(SqliteLedger, Option<tempfile::TempDir>), Failure> {
+        match SqliteLedger::open_unchanging(&migration.ledger).await {
+            Ok(ledger) => return Ok((of_pair(ledger, migration)?, None)),
+            Err(LedgerError::Missing { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let directory = temporary()?;
+        let path = directory.path().join("ledger.sqlite");
+        let ledger = SqliteLedger::open(&path, &migration.binding(), OpenMode::Create).await?;
+        Ok((ledger, Some(directory)))
+    }
+
     /// Opens the ledger of a run, and locks it.
     ///
     /// # Errors
@@ -316,7 +337,10 @@ impl Context {
                 Ok(Opened { storage, bound, server: None })
             }
             Place::Embedded { path } => {
-                let config = LocalConfig::new(path).with_name("embedded").with_create_root();
+                let mut config = LocalConfig::new(path).with_name("embedded").with_access(access);
+                if access == Access::ReadWrite {
+                    config = config.with_create_root();
+                }
                 let behind = Arc::new(LocalStorage::open(config).await?);
                 let config =
                     ServerConfig::new().with_bucket(EMBEDDED_BUCKET, behind).with_random_credentials();

@@ -7,15 +7,19 @@ use storage_core::storage::{Access, FileStorage};
 
 use crate::cli::args;
 use crate::cli::args::{PreserveXattrs, VerifyMode};
-use crate::cli::context::{Context, Migration, filter, open_attic, preserve, shown};
+use crate::cli::context::{Context, Migration, Opened, filter, open_attic, preserve, shown};
 use crate::cli::place::Place;
+use crate::cli::rehearse::{rehearse, tell_what_stays};
 use crate::cli::run::{Drive, close, latest, outcome, prepare_report};
 use crate::cli::storing;
 use crate::cli::watch::{Style, Watch, progress};
+use crate::config::Settings;
 use crate::engine::{self, CopyOptions, Job, Removal, Retirement, SyncOptions, VerifyOptions};
 use crate::failure::{Exit, Failure, Side};
+use crate::filter::Filter;
 use crate::ledger::Ledger;
 use crate::ledger::sqlite::OpenMode;
+use crate::preserve::Preserve;
 use crate::preserve::directory::Notice;
 use crate::progress::Event;
 use crate::retire::directory::DirectoryAttic;
@@ -71,36 +75,30 @@ pub(super) enum Task {
     Sync(Option<Removal>),
 }
 
-/// Carries out a copy or a sync, from the opening of the pair to the report.
+/// How long the source's files stay in quarantine, where they are to be moved there, and into which.
+pub(super) type Away = Option<(Arc<DirectoryAttic>, Duration)>;
+
+/// Opens the quarantine that a task moves files of the source to.
 ///
 /// # Errors
-/// Whatever keeps the run from its end; failed files do not.
-pub(super) async fn carry_out(
-    context: &Context,
+/// The source is no directory, or it cannot be opened.
+pub(super) fn away(task: &Task, migration: &Migration) -> Result<Away, Failure> {
+    match task {
+        Task::Copy(Some(stay)) => Ok(Some((Arc::new(attic(migration)?), *stay))),
+        _ => Ok(None),
+    }
+}
+
+/// Returns how a copy is to work: as the command line says, else the configuration file, else as is usual for the target.
+///
+/// # Errors
+/// A rule contradicts itself.
+pub(super) fn options(
     args: &args::Copy,
-    task: Task,
-    drive: Drive,
-) -> Result<Exit, Failure> {
-    let settings = context.settings(Some(&args.pace), &args.which);
-    let filter = filter(&settings, &args.which)?;
-    let (migration, report) = context.migration(&args.pair, args.report.as_deref())?;
-    let removal = match task {
-        Task::Copy(Some(stay)) => Some((Arc::new(attic(&migration)?), stay)),
-        _ => None,
-    };
-    // The lock first: nobody else changes the target from here on.
-    let ledger = Arc::new(context.open_ledger(&migration, OpenMode::Create).await?);
-    let kept = preserve(&args.preserve, &migration)?;
-    prepare_report(report.as_deref())?;
-    let source = context.open(&migration.source, Side::Source, Access::ReadOnly).await?;
-    // Into a directory everything fits.
-    let skip = args.preserve_xattrs == PreserveXattrs::SkipTooLarge
-        && !matches!(migration.target, Place::Directory { .. });
-    let notice = skip.then(|| {
-        let progress = drive.progress.clone();
-        Notice::new(move |message| progress.tell(&Event::Notice { message }))
-    });
-    let source = source.preserving_what_fits(&migration.source, Side::Source, kept, notice)?;
+    settings: &Settings,
+    migration: &Migration,
+    away: Away,
+) -> Result<CopyOptions, Failure> {
     let mut options = match &migration.target {
         Place::Directory { .. } => CopyOptions::into_a_directory(),
         _ => CopyOptions::default(),
@@ -108,10 +106,6 @@ pub(super) async fn carry_out(
     if let Some(concurrency) = settings.concurrency {
         options = options.with_concurrency(concurrency);
     }
-    let target = context.open_target(&migration.target, &*ledger, options.concurrency, kept).await?;
-    let server = Arc::clone(&target.storage);
-    let target = target.preserving(&migration.target, Side::Target, kept)?;
-
     options.part_size = args.part_size.or(settings.part_size).unwrap_or(options.part_size);
     options.bandwidth.clone_from(&settings.bandwidth);
     options.order = args.order;
@@ -125,22 +119,74 @@ pub(super) async fn carry_out(
     })?;
     options.allow_empty_source = args.allow_empty_source;
     options.compare = args.verify != VerifyMode::None;
-    options.retirement = removal.map(|(attic, quarantine)| Retirement {
+    options.retirement = away.map(|(attic, quarantine)| Retirement {
         attic,
         quarantine,
         read_back: args.verify == VerifyMode::All,
     });
+    Ok(options)
+}
+
+/// Makes the job of a copy or sync over what was opened.
+///
+/// # Errors
+/// The source's quarantine cannot be looked at.
+pub(super) fn job(
+    migration: &Migration,
+    [source, target]: [&Opened; 2],
+    ledger: Arc<dyn Ledger>,
+    filter: Filter,
+    kept: Preserve,
+) -> Result<Job, Failure> {
     let mut job = Job::new(Arc::clone(&source.storage), Arc::clone(&target.storage), ledger);
     job.filter = filter;
     // Asked of what was opened: nothing can be mounted there meanwhile without the storage noticing.
     job.source_place = migration.source.file_system();
     if let Place::Directory { path, .. } = &migration.source {
-        job.moved_away = Some(Arc::new(open_attic(path, &migration)?));
+        job.moved_away = Some(Arc::new(open_attic(path, migration)?));
     }
     job.source_shows_by_files = matches!(migration.source, Place::S3(_));
     job.only_files = matches!(migration.target, Place::Directory { .. }) && !kept.any();
     job.directories = kept.directories;
     job.folding = migration.target.folding();
+    Ok(job)
+}
+
+/// Carries out a copy or a sync, from the opening of the pair to the report.
+///
+/// # Errors
+/// Whatever keeps the run from its end; failed files do not.
+pub(super) async fn carry_out(
+    context: &Context,
+    args: &args::Copy,
+    task: Task,
+    drive: Drive,
+) -> Result<Exit, Failure> {
+    if args.dry_run {
+        return Box::pin(rehearse(context, args, task)).await;
+    }
+    let settings = context.settings(Some(&args.pace), &args.which);
+    let filter = filter(&settings, &args.which)?;
+    let (migration, report) = context.migration(&args.pair, args.report.as_deref())?;
+    let away = away(&task, &migration)?;
+    // The lock first: nobody else changes the target from here on.
+    let ledger = Arc::new(context.open_ledger(&migration, OpenMode::Create).await?);
+    let kept = preserve(&args.preserve, &migration)?;
+    prepare_report(report.as_deref())?;
+    let source = context.open(&migration.source, Side::Source, Access::ReadOnly).await?;
+    // Into a directory everything fits.
+    let skip = args.preserve_xattrs == PreserveXattrs::SkipTooLarge
+        && !matches!(migration.target, Place::Directory { .. });
+    let notice = skip.then(|| {
+        let progress = drive.progress.clone();
+        Notice::new(move |message| progress.tell(&Event::Notice { message }))
+    });
+    let source = source.preserving_what_fits(&migration.source, Side::Source, kept, notice)?;
+    let options = options(args, &settings, &migration, away)?;
+    let target = context.open_target(&migration.target, &*ledger, options.concurrency, kept).await?;
+    let server = Arc::clone(&target.storage);
+    let target = target.preserving(&migration.target, Side::Target, kept)?;
+    let mut job = job(&migration, [&source, &target], ledger, filter, kept)?;
     job.progress = drive.progress;
     if let Some(bound) = target.bound.clone() {
         job.progress.watch_limit(move || if bound.now() < bound.cap() { bound.now() } else { 0 });
@@ -159,7 +205,11 @@ pub(super) async fn carry_out(
         Task::Sync(removal) => {
             let mut sync = SyncOptions::default();
             (sync.copy, sync.removal) = (options, removal);
-            engine::sync(&job, &sync).await
+            let ended = engine::sync(&job, &sync).await;
+            if let (Err(error), Some(removal)) = (&ended, &sync.removal) {
+                tell_what_stays(context, &job, removal, error).await;
+            }
+            ended
         }
     };
     watch.finish().await;

@@ -76,18 +76,29 @@ pub(super) async fn run(context: &Context, args: &args::Plan) -> Result<Exit, Fa
     Ok(if summary.failed.is_empty() && collisions == 0 { Exit::Ok } else { Exit::SomeFailed })
 }
 
+/// Opens the ledger of a pair to look at it; nothing where there is none.
+///
+/// # Errors
+/// It cannot be read, or is about another pair.
 async fn existing_ledger(migration: &Migration) -> Result<Option<SqliteLedger>, Failure> {
-    let ledger = match SqliteLedger::open_read_only(&migration.ledger).await {
-        Ok(ledger) => ledger,
-        Err(LedgerError::Missing { .. }) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
+    match SqliteLedger::open_read_only(&migration.ledger).await {
+        Ok(ledger) => of_pair(ledger, migration).map(Some),
+        Err(LedgerError::Missing { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Refuses a ledger that is about another pair.
+///
+/// # Errors
+/// It is.
+pub(super) fn of_pair(ledger: SqliteLedger, migration: &Migration) -> Result<SqliteLedger, Failure> {
     let asked = migration.binding();
     if *ledger.binding() != asked {
         let location = ledger.location().to_owned();
         return Err(LedgerError::OtherPair { location, found: ledger.binding().clone(), asked }.into());
     }
-    Ok(Some(ledger))
+    Ok(ledger)
 }
 
 /// Opens the target to see what it can hold. A directory that is not there yet is not made: a temporary one stands in,
@@ -96,18 +107,38 @@ async fn open_target(
     context: &Context,
     migration: &Migration,
 ) -> Result<(Opened, Option<tempfile::TempDir>), Failure> {
-    let missing = migration.target.directory().is_some_and(|path| !path.exists());
-    if !missing {
-        return Ok((context.open_to_ask(&migration.target).await?, None));
+    match stand_in(migration)? {
+        None => Ok((context.open_to_ask(&migration.target).await?, None)),
+        Some((place, directory)) => {
+            Ok((context.open(&place, Side::Target, Access::ReadWrite).await?, Some(directory)))
+        }
     }
-    let stand_in = tempfile::tempdir()
-        .map_err(|error| Failure::new(Exit::Config, format!("cannot make a temporary directory: {error}")))?;
-    let path = stand_in.path().to_owned();
+}
+
+/// Makes an empty place that stands in for a target that is not there yet.
+///
+/// # Errors
+/// There is no room for temporary files.
+pub(super) fn stand_in(migration: &Migration) -> Result<Option<(Place, tempfile::TempDir)>, Failure> {
+    if migration.target.directory().is_none_or(|path| path.exists()) {
+        return Ok(None);
+    }
+    let directory = temporary()?;
+    let path = directory.path().to_owned();
     let place = match &migration.target {
         Place::Embedded { .. } => Place::Embedded { path },
         _ => Place::Directory { path, relaxed: true },
     };
-    Ok((context.open(&place, Side::Target, Access::ReadWrite).await?, Some(stand_in)))
+    Ok(Some((place, directory)))
+}
+
+/// Makes a temporary directory.
+///
+/// # Errors
+/// There is no room for one.
+pub(super) fn temporary() -> Result<tempfile::TempDir, Failure> {
+    tempfile::tempdir()
+        .map_err(|error| Failure::new(Exit::Config, format!("cannot make a temporary directory: {error}")))
 }
 
 /// Names that are alike and named one by one; the rest is counted.

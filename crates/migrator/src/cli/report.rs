@@ -29,6 +29,9 @@ pub(super) async fn run(context: &Context, args: &args::Report) -> Result<Exit, 
     };
     let exit = Exit::from(report.result);
     context.output.text(&text::human(&report));
-    context.output.event("summary", &SummaryBody { exit_code: exit.code(), report: &report });
+    context.output.event(
+        "summary",
+        &SummaryBody { exit_code: exit.code(), report: &report, withheld_files: &report.course.withheld },
+    );
     Ok(Exit::Ok)
 }

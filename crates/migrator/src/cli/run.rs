@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::context::{Context, Opened};
 use crate::cli::watch::progress;
+use crate::course::Named;
 use crate::engine::{Ended, EngineError, Job};
 use crate::failure::{Exit, Failure};
 use crate::ledger::{Ledger, RunId};
@@ -42,6 +43,8 @@ pub(super) struct SummaryBody<'r> {
     /// As `report.json` has it.
     #[serde(flatten)]
     pub report: &'r Report,
+    /// Of those in the target only that a safeguard kept there, the first.
+    pub withheld_files: &'r [Named],
 }
 
 /// Makes sure that the report can be written: hours of copying must not end in a report that never could be.
@@ -144,6 +147,9 @@ async fn tell(
         let shown = crate::quantity::show_name(&directory.to_string_lossy());
         context.output.text(&format!("report: {shown}\n"));
     }
-    context.output.event("summary", &SummaryBody { exit_code: exit.code(), report: &report });
+    context.output.event(
+        "summary",
+        &SummaryBody { exit_code: exit.code(), report: &report, withheld_files: &report.course.withheld },
+    );
     Ok(exit)
 }

@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::stream;
+use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use jiff::{SignedDuration, Timestamp};
 use storage_core::error::{Error, ErrorKind, Op};
@@ -32,19 +32,20 @@ use storage_core::metadata::FileMetadata;
 use storage_core::storage::{FileStorage, ListOptions, Precondition, Receipt, UploadOptions};
 use tokio_util::sync::CancellationToken;
 
+use crate::course::{MAX_WITHHELD, Named};
 use crate::ledger::{Candidate, Change, Outcome, RunId, Withheld};
 use crate::progress::Event;
-use crate::quarantine::{self, Drawer};
-use crate::safeguard::{Judgement, Refusal, View, judge};
+use crate::quarantine::{self, Drawer, Staying};
+use crate::safeguard::{Judgement, Refusal, judge};
 
 use super::copy::Copied;
 use super::recorder::{Recorder, line};
 use super::sync::Removal;
 use super::{CopyOptions, EngineError, Job, OUTAGE_LIMIT};
 
-use self::survey::Survey;
+use self::survey::{Findings, Survey};
 
-mod survey;
+pub(super) mod survey;
 
 /// Candidates that are written together, and acted on together.
 const BATCH: usize = 512;
@@ -58,25 +59,22 @@ pub(super) async fn delete(
 ) -> Result<Option<Refusal>, EngineError> {
     let counts = job.ledger.outcome_counts(copied.run).await?;
     let failed = counts.get(&Outcome::Failed).map_or(0, |count| count.files);
-    let mut view = View { source_complete: copied.scan_complete, failed, ..View::default() };
-    // What the copy has seen may suffice to see that nothing will be removed.
-    if view.source_complete && view.failed == 0 {
-        let (recorder, recording) = job.recorder(copied.run);
-        let surveyed = tokio::select! {
-            biased;
-            () = job.stop.cancelled() => None,
-            surveyed = Survey { job, removal, run: copied.run, recorder }.walk() => Some(surveyed),
-        };
-        recording.close().await?;
-        let Some(surveyed) = surveyed else { return Ok(None) };
-        view = surveyed?;
-    } else {
-        view.target_complete = true;
-    }
+    let (recorder, recording) = job.recorder(copied.run);
+    let findings = Findings::Kept(copied.run, recorder);
+    // Also where the copy has seen enough to know that nothing will be removed: what would have been is told.
+    let surveyed = tokio::select! {
+        biased;
+        () = job.stop.cancelled() => None,
+        surveyed = Survey { job, removal, findings }.walk() => Some(surveyed),
+    };
+    recording.close().await?;
+    let Some(surveyed) = surveyed else { return Ok(None) };
+    let view = surveyed?.after_copy(copied.scan_complete, failed);
     copied.tally.candidates = view.candidates;
     match judge(&view, removal.limit, options.allow_empty_source) {
         Judgement::Withhold(withheld) => {
             copied.tally.withheld = Some(withheld);
+            note_withheld(job, copied.run).await?;
             let refusal = Refusal::of(withheld, &view, removal.limit);
             if refusal.is_none() {
                 let message = format!("nothing was deleted: {}", in_words(withheld));
@@ -100,6 +98,18 @@ pub(super) async fn delete(
             failure.map_or(Ok(None), |error| Err(EngineError::Target(error)))
         }
     }
+}
+
+/// Notes the first of the candidates that stay.
+async fn note_withheld(job: &Job, run: RunId) -> Result<(), EngineError> {
+    let first: Vec<Candidate> = job.ledger.candidates().take(MAX_WITHHELD).try_collect().await?;
+    if first.is_empty() {
+        return Ok(());
+    }
+    let mut course = job.ledger.course(run).await?.unwrap_or_default();
+    course.withheld =
+        first.into_iter().map(|file| Named { id: file.id.as_str().to_owned(), size: file.size }).collect();
+    Ok(job.ledger.note_course(run, course).await?)
 }
 
 const fn in_words(withheld: Withheld) -> &'static str {
@@ -274,25 +284,33 @@ async fn put_away(target: &dyn FileStorage, stored: &FileMetadata, place: &FileI
     Ok(())
 }
 
-/// Deletes the files of a storage whose time in quarantine is over by `now`, whichever run put them there. Once `stop` is
-/// cancelled no further one.
+/// Deletes the files of a storage whose time in quarantine is over by `now`, whichever run put them there; counts them, and
+/// what stays. Once `stop` is cancelled no further one.
 pub(super) async fn expire(
     storage: &dyn FileStorage,
     now: Timestamp,
     stop: &CancellationToken,
-) -> Result<u64, Error> {
-    let Ok(prefix) = Prefix::parse(format!("{}/", quarantine::ROOT)) else { return Ok(0) };
-    let mut files = storage.list(&prefix, ListOptions::default());
-    let mut expired = 0;
-    while let Some(file) = files.try_next().await? {
+) -> Result<(u64, Staying), Error> {
+    let mut files = in_quarantine(storage);
+    let (mut expired, mut staying) = (0, Staying::default());
+    while let Some((file, until)) = files.try_next().await? {
         if stop.is_cancelled() {
             break;
         }
-        if quarantine::expiry(&file.id).is_some_and(|until| until <= now)
-            && storage.delete(&file.id, Precondition::None).await?
-        {
+        if until > now {
+            staying.add(until);
+        } else if storage.delete(&file.id, Precondition::None).await? {
             expired += 1;
         }
     }
-    Ok(expired)
+    Ok((expired, staying))
+}
+
+/// Yields the files in quarantine, and until when each stays.
+pub(super) fn in_quarantine(
+    storage: &dyn FileStorage,
+) -> BoxStream<'static, Result<(FileMetadata, Timestamp), Error>> {
+    let Ok(prefix) = Prefix::parse(format!("{}/", quarantine::ROOT)) else { return stream::empty().boxed() };
+    let files = storage.list(&prefix, ListOptions::default());
+    files.try_filter_map(async |file| Ok(quarantine::expiry(&file.id).map(|until| (file, until)))).boxed()
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use serde::Serialize;
 use storage_core::id::FileId;
@@ -13,8 +13,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::item::State;
 use crate::ledger::{FileFilter, FileRecord, Ledger};
+use crate::quarantine::{self, Staying};
 use crate::retire::Attic;
 
+use super::rehearsal::{Action, Foretold, Tell};
 use super::{EngineError, delete, emptying};
 
 /// How far the clocks of this machine and of the target may differ for an upload to be known as begun after
@@ -36,6 +38,10 @@ pub struct Cleaned {
     pub expired_in_source: u64,
     /// Files that were there long enough, and stay: that nothing is lost with them could not be proven.
     pub kept_in_source: u64,
+    /// What stays in the target's quarantine, as its time is not over.
+    pub staying: Staying,
+    /// Likewise in the source's.
+    pub staying_in_source: Staying,
 }
 
 /// Abandons the open uploads of this ledger that no run will resume: those of files that changed or are gone,
@@ -56,14 +62,73 @@ pub async fn cleanup(
     stop: &CancellationToken,
 ) -> Result<Cleaned, EngineError> {
     let now = Timestamp::now();
-    let expired = delete::expire(target, now, stop).await.map_err(EngineError::Target)?;
-    let mut cleaned = Cleaned { expired, ..Cleaned::default() };
+    let (expired, staying) = delete::expire(target, now, stop).await.map_err(EngineError::Target)?;
+    let mut cleaned = Cleaned { expired, staying, ..Cleaned::default() };
     cleaned.uploads = abandon_unfinished(ledger, target, older_than, stop).await?;
     if let Some(attic) = attic {
         let emptied = emptying::empty(ledger, target, attic, now, stop).await?;
         (cleaned.expired_in_source, cleaned.kept_in_source) = (emptied.deleted, emptied.kept);
+        cleaned.staying_in_source = staying_in(attic, now, stop).await?;
     }
     Ok(cleaned)
+}
+
+/// Counts what stays in a source's quarantine.
+async fn staying_in(
+    attic: &dyn Attic,
+    now: Timestamp,
+    stop: &CancellationToken,
+) -> Result<Staying, EngineError> {
+    let mut staying = Staying::default();
+    // By then the time of all is over.
+    let mut files = attic.expired(Timestamp::MAX);
+    while let Some(file) = files.next().await {
+        if stop.is_cancelled() {
+            break;
+        }
+        let file = file.map_err(EngineError::Source)?;
+        if let Some(until) = quarantine::expiry_of_place(&file.place).filter(|until| *until > now) {
+            staying.add(until);
+        }
+    }
+    Ok(staying)
+}
+
+/// Foretells what a cleanup would delete from the quarantines, and what stays there; writes nothing, and does not look at
+/// uploads. Of the source's quarantine, what is due is told: what of it is proven is looked at by the cleanup itself.
+///
+/// # Errors
+/// [`EngineError::Source`] and [`EngineError::Target`].
+pub async fn rehearse_cleanup(
+    target: &dyn FileStorage,
+    attic: Option<&dyn Attic>,
+    tell: Tell<'_>,
+) -> Result<Cleaned, EngineError> {
+    let now = Timestamp::now();
+    let mut cleaned = Cleaned::default();
+    let mut files = delete::in_quarantine(target);
+    while let Some((file, until)) = files.try_next().await.map_err(EngineError::Target)? {
+        if until > now {
+            cleaned.staying.add(until);
+        } else {
+            cleaned.expired += 1;
+            tell(&due(file.id.as_str(), Some(file.size), "target_quarantine"));
+        }
+    }
+    if let Some(attic) = attic {
+        let mut files = attic.expired(now);
+        while let Some(file) = files.next().await {
+            let file = file.map_err(EngineError::Source)?;
+            cleaned.expired_in_source += 1;
+            tell(&due(&file.place, None, "source_quarantine"));
+        }
+        cleaned.staying_in_source = staying_in(attic, now, &CancellationToken::new()).await?;
+    }
+    Ok(cleaned)
+}
+
+fn due<'f>(subject: &'f str, size: Option<u64>, reason: &'f str) -> Foretold<'f> {
+    Foretold { action: Action::Delete, subject, size, reason, detail: None }
 }
 
 async fn abandon_unfinished(

@@ -6,6 +6,7 @@ use crate::ledger::RunKind;
 use crate::safeguard::{Limit, Refusal, is_elsewhere};
 
 use super::copy::copy_within;
+use super::rehearsal::with_removal;
 use super::{CopyOptions, Ended, EngineError, Job, delete, memory};
 
 /// How a sync works.
@@ -57,13 +58,9 @@ pub async fn sync(job: &Job, options: &SyncOptions) -> Result<Ended, EngineError
         check_place(job, removal).await?;
         memory::check(job).await?;
     }
-    let mut copied = copy_within(job, &options.copy, RunKind::Sync).await.map_err(|error| match error {
-        // What accepting it would cost is for whoever asks to know.
-        EngineError::EmptySource { files, .. } => {
-            EngineError::EmptySource { files, removal: options.removal.clone() }
-        }
-        other => other,
-    })?;
+    let mut copied = copy_within(job, &options.copy, RunKind::Sync)
+        .await
+        .map_err(|error| with_removal(error, options.removal.as_ref()))?;
     let mut refusal = None;
     if let Some(removal) = &options.removal
         && copied.failure.is_none()
@@ -84,15 +81,24 @@ pub async fn sync(job: &Job, options: &SyncOptions) -> Result<Ended, EngineError
     refusal.map_or(Ok(ended), |refusal| Err(refusal.into()))
 }
 
-/// Refuses a source that is not where it was.
+/// Refuses a source that is not where it was, and keeps where it is now where that is accepted.
 async fn check_place(job: &Job, removal: &Removal) -> Result<(), EngineError> {
-    let Some(now) = &job.source_place else { return Ok(()) };
-    let before = job.ledger.source_place().await?;
-    if let Some(before) = before.filter(|before| is_elsewhere(Some(before), Some(now))) {
-        if !removal.allow_other_filesystem {
-            return Err(Refusal::Elsewhere { before, now: now.clone() }.into());
-        }
-        job.ledger.set_source_place(now).await?;
+    match refuse_other_place(job, removal).await? {
+        Some(now) => Ok(job.ledger.set_source_place(now).await?),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// Refuses a source that is not where it was. Returns where it is now, where that is accepted.
+pub(super) async fn refuse_other_place<'j>(
+    job: &'j Job,
+    removal: &Removal,
+) -> Result<Option<&'j str>, EngineError> {
+    let Some(now) = &job.source_place else { return Ok(None) };
+    let before = job.ledger.source_place().await?;
+    match before.filter(|before| is_elsewhere(Some(before), Some(now))) {
+        None => Ok(None),
+        Some(_) if removal.allow_other_filesystem => Ok(Some(now)),
+        Some(before) => Err(Refusal::Elsewhere { before, now: now.clone() }.into()),
+    }
 }

@@ -35,7 +35,7 @@ use storage_core::storage::{Capabilities, PartReceipt, UploadTicket};
 
 use self::connection::{Kind, View};
 use self::failure::Failure;
-use self::place::{Found, Lock};
+use self::place::{Found, Lock, Stamp};
 use self::readers::Readers;
 use self::writer::Writer;
 use crate::course::Course;
@@ -64,6 +64,8 @@ pub struct SqliteLedger {
     binding: Binding,
     readers: Arc<Readers>,
     writer: Option<Writer>,
+    /// Of a ledger that is read as a file that nobody changes.
+    stamp: Option<(PathBuf, Stamp)>,
 }
 
 impl SqliteLedger {
@@ -102,6 +104,64 @@ impl SqliteLedger {
         .await
     }
 
+    /// Opens the ledger at `path` for reading, and makes nothing beside it, as other readers do. Whoever uses what was read
+    /// asks [`check_unchanged`](Self::check_unchanged) afterwards.
+    ///
+    /// # Errors
+    /// [`LedgerError::Locked`]: somebody writes it. Those of [`open_read_only`](Self::open_read_only).
+    pub async fn open_unchanging(path: impl AsRef<Path>) -> Result<Self> {
+        let mut ledger = in_background(path.as_ref(), |path| {
+            if place::look(path)? == Found::Nothing {
+                return Err(Failure::Missing);
+            }
+            let path = place::resolve(path)?;
+            let stamp = Stamp::of(&path)?;
+            if let Some(holder) = place::holder(&path)? {
+                return Err(Failure::Locked(holder));
+            }
+            let (connection, view) = connection::open_unchanging(&path)?;
+            let binding = connection::read_binding(&connection)?;
+            Ok((path, view, binding, Opened::Frozen(connection, stamp)))
+        })
+        .await?;
+        if ledger.readers.view() == View::Live {
+            ledger.stamp = None;
+        }
+        Ok(ledger)
+    }
+
+    /// Refuses what was read of a ledger that somebody has written since [`open_unchanging`](Self::open_unchanging).
+    ///
+    /// # Errors
+    /// [`LedgerError::Locked`].
+    pub async fn check_unchanged(&self) -> Result<()> {
+        let Some((path, before)) = self.stamp.clone() else { return Ok(()) };
+        let now = tokio::task::spawn_blocking(move || Stamp::of(&path)).await;
+        match now {
+            Ok(Ok(now)) if now == before => Ok(()),
+            _ => Err(self.readers.name(Failure::Locked("a run that began meanwhile".to_owned()))),
+        }
+    }
+
+    /// Returns who writes the ledger at `path`, where somebody does; nobody also where there is none. Changes nothing.
+    ///
+    /// # Errors
+    /// [`LedgerError::Other`]: its lock cannot be looked at.
+    pub async fn holder(path: impl AsRef<Path>) -> Result<Option<String>> {
+        let (path, location) = (path.as_ref().to_owned(), path.as_ref().display().to_string());
+        let name = location.clone();
+        let looked = tokio::task::spawn_blocking(move || {
+            let look = || match place::look(&path)? {
+                Found::Nothing => Ok(None),
+                Found::Empty | Found::File => place::holder(&place::resolve(&path)?),
+            };
+            look().map_err(|failure: Failure| failure.into_error(&path, &name))
+        });
+        looked.await.unwrap_or_else(|error| {
+            Err(LedgerError::Other { location, reason: format!("a look at its lock did not end: {error}") })
+        })
+    }
+
     fn writer(&self) -> Result<&Writer> {
         self.writer
             .as_ref()
@@ -128,6 +188,7 @@ impl Drop for SqliteLedger {
 enum Opened {
     Writer(Connection, Lock),
     Reader(Connection),
+    Frozen(Connection, Stamp),
 }
 
 async fn in_background(
@@ -139,15 +200,19 @@ async fn in_background(
     let task = tokio::task::spawn_blocking(move || {
         let name = |failure: Failure| failure.into_error(&asked, &location);
         let (path, view, binding, opened) = open(&asked).map_err(name)?;
-        let readers = Readers::new(path, location.clone(), view);
-        let writer = match opened {
-            Opened::Writer(connection, lock) => Some(Writer::start(connection, lock).map_err(name)?),
-            Opened::Reader(connection) => {
-                readers.put(connection);
-                None
+        let readers = Readers::new(path.clone(), location.clone(), view);
+        let (mut writer, mut stamp) = (None, None);
+        match opened {
+            Opened::Writer(connection, lock) => {
+                writer = Some(Writer::start(connection, lock).map_err(name)?);
             }
-        };
-        Ok(SqliteLedger { location, binding, readers, writer })
+            Opened::Reader(connection) => readers.put(connection),
+            Opened::Frozen(connection, found) => {
+                readers.put(connection);
+                stamp = Some((path, found));
+            }
+        }
+        Ok(SqliteLedger { location, binding, readers, writer, stamp })
     });
     match task.await {
         Ok(result) => result,

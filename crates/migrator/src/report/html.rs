@@ -18,6 +18,7 @@ use crate::quarantine;
 use crate::report::advice::next_step;
 use crate::report::files::Proven;
 use crate::report::survey::{Removal, Survey};
+use crate::report::text;
 use crate::report::{MAX_PROBLEMS, Report, Sums, Verdict};
 
 use self::chart::{Series, as_float, bar, shares, sum, top};
@@ -62,6 +63,7 @@ pub fn page(report: &Report, survey: &Survey, proof: Option<&Proven>) -> String 
                     div.two { (outcomes(report)) (coverage(report, survey)) }
                     (reasons(report))
                     (removals(report, survey))
+                    (withheld(report))
                     div.two { (sizes(survey)) (slowest(&report.course)) }
                     div.two { (about(report, proof)) (settings(report)) }
                 }
@@ -461,6 +463,32 @@ fn removals(report: &Report, survey: &Survey) -> Markup {
                 }
                 @if all > survey.removals.len() as u64 {
                     p.mute { "The first " (survey.removals.len()) " of " (grouped(all)) "; files.csv has all of them." }
+                }
+            }
+        }
+    }
+}
+
+/// What a safeguard kept in the target.
+fn withheld(report: &Report) -> Markup {
+    let files = &report.course.withheld;
+    html! {
+        @if let Some(why) = report.withheld && !files.is_empty() {
+            section aria-labelledby="withheld" {
+                h2 #withheld { "Not removed from the target" }
+                p.mute {
+                    (self::files(report.candidates)) " in the target only would have been removed. Nothing was: " (text::why(why)) "."
+                }
+                table {
+                    thead { tr { th scope="col" { "File" } th.n scope="col" { "Size" } } }
+                    tbody {
+                        @for file in files {
+                            tr { th scope="row" { bdi.name { (show_name(&file.id)) } } td.n { (show_size(file.size)) } }
+                        }
+                    }
+                }
+                @if report.candidates > files.len() as u64 {
+                    p.mute { "The first " (files.len()) " of " (grouped(report.candidates)) "; " (words("`migrator sync --delete --dry-run --json` names all of them.")) }
                 }
             }
         }

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use crate::course::Named;
 use crate::ledger::{Count, RunKind, Withheld};
 use crate::quantity::{show_count, show_duration, show_name, show_size, show_text};
 use crate::report::{Report, Verdict};
@@ -67,6 +68,7 @@ pub fn human(report: &Report) -> String {
     }
     if let Some(withheld) = report.withheld {
         line(&mut text, format_args!("  nothing was deleted: {}", why(withheld)));
+        text.push_str(&what_stays(report.candidates, &report.course.withheld));
     }
     if !run.scan_complete && run.end.is_some() {
         line(&mut text, format_args!("  the source was not seen as a whole"));
@@ -120,7 +122,31 @@ pub fn human(report: &Report) -> String {
     text
 }
 
-const fn why(withheld: Withheld) -> &'static str {
+/// Names what stays in the target as a safeguard refused to remove it: all of it is in the events of a dry run.
+pub fn what_stays(candidates: u64, files: &[Named]) -> String {
+    let mut text = String::new();
+    if files.is_empty() {
+        return text;
+    }
+    line(
+        &mut text,
+        format_args!("would have been removed from the target ({}):", show_count(candidates, "file")),
+    );
+    for file in files {
+        line(&mut text, format_args!("  {}  {}", show_name(&file.id), show_size(file.size)));
+    }
+    let more = candidates.saturating_sub(files.len() as u64);
+    if more > 0 {
+        line(
+            &mut text,
+            format_args!("  and {more} more: `migrator sync --delete --dry-run --json` has all of them"),
+        );
+    }
+    text
+}
+
+/// Says why nothing was deleted.
+pub const fn why(withheld: Withheld) -> &'static str {
     match withheld {
         Withheld::CopyFailed => "files failed to be copied",
         Withheld::SourceIncomplete => "a part of the source could not be read",

@@ -134,6 +134,16 @@ impl Task {
             Self::Verify(args) => (Some(&args.which), args.report.as_deref()),
             Self::Cleanup(_) => (None, None),
         };
+        let dry = match self {
+            Self::Copy(args) => args.copy.dry_run,
+            Self::Sync(args) => args.copy.dry_run,
+            Self::Cleanup(args) => args.dry_run,
+            Self::Verify(_) => false,
+        };
+        if dry {
+            return Err(Failure::new(Exit::Config, "options: --dry-run: a job that does nothing")
+                .with_hint("rehearse it by the command of the same name, and leave the option out here"));
+        }
         if let Some(which) = which {
             filter(&context.settings(None, which), which)?;
         }

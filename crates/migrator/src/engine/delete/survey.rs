@@ -1,7 +1,7 @@
 //! The first pass: both sides to their ends, in order and side by side, and what may be removed into the ledger.
 
 use futures::StreamExt;
-use futures::stream::{BoxStream, Fuse};
+use futures::stream::{self, BoxStream, Fuse};
 use storage_core::error::Error;
 use storage_core::id::{FileId, Prefix};
 use storage_core::metadata::FileMetadata;
@@ -22,22 +22,44 @@ use crate::scan::{self, Entry};
 use super::BATCH;
 
 /// The first pass.
-pub(super) struct Survey<'a> {
-    pub(super) job: &'a Job,
-    pub(super) removal: &'a Removal,
-    pub(super) run: RunId,
-    pub(super) recorder: Recorder,
+pub(in crate::engine) struct Survey<'a> {
+    pub(in crate::engine) job: &'a Job,
+    pub(in crate::engine) removal: &'a Removal,
+    pub(in crate::engine) findings: Findings<'a>,
+}
+
+/// Where a survey's findings go.
+pub(in crate::engine) enum Findings<'a> {
+    /// Into the ledger, for the removal that follows the copy of this run.
+    Kept(RunId, Recorder),
+    /// To whoever asks what would be removed; nothing is written. Rows are as they were before any copy.
+    Told(&'a mut (dyn FnMut(Found<'_>) + Send)),
+}
+
+/// A file that is in the target only.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::engine) enum Found<'f> {
+    /// It would be removed.
+    Candidate(&'f FileMetadata),
+    /// It stays, as the source has something above it that is no file.
+    BeneathForeign(&'f FileMetadata),
 }
 
 impl Survey<'_> {
-    /// Walks both sides to their ends and keeps the candidates.
-    pub(super) async fn walk(self) -> Result<View, EngineError> {
+    /// Walks both sides to their ends and finds the candidates.
+    pub(in crate::engine) async fn walk(mut self) -> Result<View, EngineError> {
         let Job { source, target, ledger, filter, .. } = self.job;
-        ledger.clear_candidates().await?;
+        let told = match &self.findings {
+            Findings::Kept(run, _) => {
+                ledger.clear_candidates().await?;
+                ledger.outcomes(*run)
+            }
+            Findings::Told(_) => stream::empty().boxed(),
+        };
         let mut view = View { source_complete: true, target_complete: true, ..View::default() };
         let mut source = Source::new(scan::entries(&**source, filter.clone()));
         let mut rows = Ahead::new(ledger.files(Default::default()), |row: &FileRecord| row.id.as_str());
-        let mut told = Ahead::new(ledger.outcomes(self.run), |line: &OutcomeRecord| line.subject.as_str());
+        let mut told = Ahead::new(told, |line: &OutcomeRecord| line.subject.as_str());
         let mut files = target.list(&Prefix::all(), ListOptions::default());
         let mut last: Option<FileId> = None;
         let mut batch = Vec::new();
@@ -66,7 +88,11 @@ impl Survey<'_> {
                 view.target += 1;
             }
             let presence = source.look_for(&file.id).await;
-            let row = rows.at(file.id.as_str()).await?;
+            let mut row = rows.at(file.id.as_str()).await?;
+            if matches!(self.findings, Findings::Told(_)) {
+                // A copy would have found by now that the file is gone.
+                row = row.filter(moved_away);
+            }
             // A run that does not see directories cannot tell whether one has left the source.
             if !self.job.directories && file.id.file_name() == MARKER {
                 continue;
@@ -74,12 +100,19 @@ impl Survey<'_> {
             let line = told.at(file.id.as_str()).await?;
             match class(presence, excluded, self.removal.excluded, row.as_ref(), line.as_ref()) {
                 Class::Stays => {}
-                Class::BeneathForeign => {
-                    let line = line_of(&file, Outcome::Kept, "not_a_file_in_the_source", None);
-                    self.recorder.note(Change::Noted(line), Some(file.size)).await;
-                }
+                Class::BeneathForeign => match &mut self.findings {
+                    Findings::Kept(_, recorder) => {
+                        let line = line_of(&file, Outcome::Kept, BENEATH_FOREIGN, None);
+                        recorder.note(Change::Noted(line), Some(file.size)).await;
+                    }
+                    Findings::Told(tell) => tell(Found::BeneathForeign(&file)),
+                },
                 Class::Candidate => {
                     view.candidates += 1;
+                    if let Findings::Told(tell) = &mut self.findings {
+                        tell(Found::Candidate(&file));
+                        continue;
+                    }
                     let FileMetadata { id, size, version, .. } = file;
                     batch.push(Candidate { id, size, version, excluded: presence == Presence::Excluded });
                     if batch.len() >= BATCH {
@@ -88,7 +121,9 @@ impl Survey<'_> {
                 }
             }
         }
-        ledger.add_candidates(batch).await?;
+        if !batch.is_empty() {
+            ledger.add_candidates(batch).await?;
+        }
         source.drain().await;
         if let Some(error) = &source.error {
             self.cannot_read("source", error);
@@ -104,11 +139,21 @@ impl Survey<'_> {
     }
 }
 
+/// The reason of a file that stays, as the source has something above it that is no file.
+pub(in crate::engine) const BENEATH_FOREIGN: &str = "not_a_file_in_the_source";
+
+/// Tells whether the source's file was moved away by this program.
+fn moved_away(row: &FileRecord) -> bool {
+    row.state == State::Retired || row.retired.is_some()
+}
+
 /// What the source has under an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Presence {
     /// Nothing.
     Absent,
+    /// Nobody knows: it lies in a part of the source that could not be read.
+    Unseen,
     /// A file, or something else of that very name.
     Present,
     /// A file that the filter leaves out.
@@ -133,7 +178,7 @@ fn class(
     line: Option<&OutcomeRecord>,
 ) -> Class {
     // The source's file was moved away by this program: the target's may be the only one.
-    if row.is_some_and(|row| row.state == State::Retired || row.retired.is_some()) {
+    if row.is_some_and(moved_away) || presence == Presence::Unseen {
         return Class::Stays;
     }
     if excluded || presence == Presence::Excluded {
@@ -161,6 +206,8 @@ struct Source {
     last: Option<FileId>,
     /// Names of what is no file and may stand where a directory was, each with a `/`, as long as files may lie beneath.
     foreign: Vec<String>,
+    /// Directories that could not be read, likewise.
+    unread: Vec<String>,
     seen: u64,
     complete: bool,
     error: Option<Error>,
@@ -169,7 +216,8 @@ struct Source {
 impl Source {
     fn new(entries: BoxStream<'static, Result<Entry, Error>>) -> Self {
         let entries = entries.fuse();
-        Self { entries, next: None, last: None, foreign: Vec::new(), seen: 0, complete: true, error: None }
+        let (foreign, unread) = (Vec::new(), Vec::new());
+        Self { entries, next: None, last: None, foreign, unread, seen: 0, complete: true, error: None }
     }
 
     /// Goes on to the first entry at or behind `id`. Ids must ascend.
@@ -190,8 +238,14 @@ impl Source {
             }
         }
         let id = id.as_str();
-        self.foreign.retain(|above| above.as_str() > id || id.starts_with(above.as_str()));
-        match self.foreign.iter().any(|above| id.starts_with(above.as_str())) {
+        let beneath = |above: &mut Vec<String>| {
+            above.retain(|above| above.as_str() > id || id.starts_with(above.as_str()));
+            above.iter().any(|above| id.starts_with(above.as_str()))
+        };
+        if self.error.is_some() || beneath(&mut self.unread) {
+            return Presence::Unseen;
+        }
+        match beneath(&mut self.foreign) {
             true => Presence::BeneathForeign,
             false => Presence::Absent,
         }
@@ -214,7 +268,12 @@ impl Source {
         };
         self.seen += 1;
         match &entry {
-            Entry::Unusable { .. } => self.complete = false,
+            Entry::Unusable { subject, .. } => {
+                self.complete = false;
+                if subject.ends_with('/') {
+                    self.unread.push(subject.clone());
+                }
+            }
             Entry::Foreign { id: Some(id), .. } => self.foreign.push(format!("{id}/")),
             _ => {}
         }
@@ -236,8 +295,8 @@ fn line_of(file: &FileMetadata, outcome: Outcome, reason: &str, detail: Option<S
 
 #[cfg(test)]
 mod tests {
-    use futures::stream;
     use jiff::Timestamp;
+    use storage_core::error::{ErrorKind, Op};
     use storage_core::metadata::Version;
 
     use super::*;
@@ -298,6 +357,10 @@ mod tests {
                 }
             }
         }
+        // Whatever is said of the filter: what nobody has seen may be there.
+        for excluded in [false, true] {
+            assert_eq!(class(Presence::Unseen, excluded, true, None, None), Class::Stays);
+        }
         for presence in [Absent, BeneathForeign, Excluded, Present] {
             assert_eq!(class(presence, true, false, None, None), Class::Stays, "{presence:?}");
             assert_eq!(class(presence, true, true, None, None), Class::Candidate, "{presence:?}");
@@ -339,5 +402,31 @@ mod tests {
         ] {
             assert_eq!(source.look_for(&FileId::parse(name).unwrap()).await, expected, "{name}");
         }
+    }
+    /// Named in a refusal, such a file would read as if it were gone.
+    #[tokio::test]
+    async fn what_lies_in_a_directory_that_could_not_be_read_is_no_candidate() {
+        let unreadable = Entry::Unusable {
+            id: None,
+            subject: "d/".to_owned(),
+            reason: "denied".to_owned(),
+            detail: String::new(),
+        };
+        let broken = Err(Error::new(ErrorKind::Unavailable, Op::List));
+        let mut source = Source::new(
+            stream::iter(vec![file("a"), Ok(unreadable), file("d-x"), file("e"), broken]).boxed(),
+        );
+        for (name, expected) in [
+            ("b", Presence::Absent),
+            ("d/1", Presence::Unseen),
+            ("d/2/3", Presence::Unseen),
+            ("d0", Presence::Absent),
+            ("e", Presence::Present),
+            // The listing broke off.
+            ("f", Presence::Unseen),
+        ] {
+            assert_eq!(source.look_for(&FileId::parse(name).unwrap()).await, expected, "{name}");
+        }
+        assert!(!source.complete);
     }
 }

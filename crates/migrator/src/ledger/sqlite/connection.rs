@@ -185,8 +185,23 @@ pub(super) fn open_read_only(path: &Path) -> Result<(Connection, View), Failure>
         }
         Err(failure) => return Err(failure),
     };
+    readable(kind).map(|()| (connection, view))
+}
+
+/// Opens a reader that makes nothing beside the ledger. Where no log is left of a crash, it must be looked at afterwards
+/// whether somebody has written meanwhile ([`place::Stamp`]): what was read is then nothing.
+pub(super) fn open_unchanging(path: &Path) -> Result<(Connection, View), Failure> {
+    if place::look(&place::beside(path, "-wal"))? == place::Found::File {
+        return open_read_only(path);
+    }
+    let connection = open_reader(path, View::Frozen).map_err(unreadable)?;
+    readable(inspect(&connection).map_err(unreadable)?)?;
+    Ok((connection, View::Frozen))
+}
+
+fn readable(kind: Kind) -> Result<(), Failure> {
     match kind {
-        Kind::Ledger(version) if version == newest() => Ok((connection, view)),
+        Kind::Ledger(version) if version == newest() => Ok(()),
         Kind::Ledger(version) => Err(Failure::Other(format!(
             "it has schema version {version}; a run of this release brings it to version {}",
             newest()

@@ -9,7 +9,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 
@@ -61,6 +61,27 @@ pub(super) fn look(path: &Path) -> Result<Found, Failure> {
     }
 }
 
+/// What shows that a ledger that nobody was writing was not written since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    size: u64,
+    modified: SystemTime,
+    log: Found,
+}
+
+impl Stamp {
+    /// Looks at the ledger at `path`.
+    pub(super) fn of(path: &Path) -> Result<Self, Failure> {
+        let stat = fs::metadata(path)?;
+        // An empty log is one that a reader has left.
+        let log = match look(&beside(path, "-wal"))? {
+            Found::File => Found::File,
+            Found::Empty | Found::Nothing => Found::Nothing,
+        };
+        Ok(Self { size: stat.len(), modified: stat.modified()?, log })
+    }
+}
+
 /// Makes the directory of `path` and its parents, each durable.
 pub(super) fn create_directory(path: &Path) -> Result<(), Failure> {
     let mut missing = Vec::new();
@@ -103,14 +124,40 @@ impl Lock {
         let name = beside(path, ".lock");
         let mut options = OpenOptions::new();
         let mut file = options.read(true).write(true).create(true).truncate(false).mode(MODE).open(&name)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Failure::Locked(read_holder(&mut file))),
-            Err(TryLockError::Error(error)) => return Err(error.into()),
+        let mut looks = LOOKS.iter();
+        loop {
+            match (file.try_lock(), looks.next()) {
+                (Ok(()), _) => break,
+                // Whoever only looks has it for a moment, too.
+                (Err(TryLockError::WouldBlock), Some(look)) => std::thread::sleep(*look),
+                (Err(TryLockError::WouldBlock), None) => {
+                    return Err(Failure::Locked(read_holder(&mut file)));
+                }
+                (Err(TryLockError::Error(error)), _) => return Err(error.into()),
+            }
         }
         file.set_len(0)?;
         file.write_all(describe_self().as_bytes())?;
         Ok(Self { file })
+    }
+}
+
+/// How long is waited for somebody who only looks whether there is a holder ([`holder`]).
+const LOOKS: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(20)];
+
+/// Returns who holds the lock of the ledger at `path`, where somebody does. Changes nothing.
+pub(super) fn holder(path: &Path) -> Result<Option<String>, Failure> {
+    let mut file = match File::open(beside(path, ".lock")) {
+        Ok(file) => file,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(None),
+        Err(TryLockError::WouldBlock) => Ok(Some(read_holder(&mut file))),
+        Err(TryLockError::Error(error)) => Err(error.into()),
     }
 }
 

@@ -66,6 +66,11 @@ impl Readers {
         Arc::new(Self { path, location, view, idle: Mutex::default(), permits })
     }
 
+    /// Returns how they see the database.
+    pub(super) const fn view(&self) -> View {
+        self.view
+    }
+
     /// Closes the connections that nobody uses at the moment.
     pub(super) fn close_idle(&self) {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();

@@ -22,10 +22,10 @@ million *arguments:
 soak minutes="30":
     tests/soak {{minutes}}
 
-# The Debian package, and what a clean machine makes of it.
+# The Debian package, what a clean machine makes of it, and what systemd does.
 deb:
     packaging/build-deb
-    packaging/check-deb "$(ls -t "$(cargo metadata --no-deps --offline --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')"/debian/*.deb | head -n 1)"
+    set -e; for check in deb boot; do "packaging/check-$check" "$(ls -t "$(cargo metadata --no-deps --offline --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')"/debian/*.deb | head -n 1)"; done
 
 # Formats the code.
 fmt:

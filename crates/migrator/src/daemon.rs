@@ -7,6 +7,7 @@
 //! [`Daemon::run`] ends when its token is cancelled and all runs have ended; it knows no signals.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -47,6 +48,17 @@ pub enum Scope {
     Failed,
     /// These files, in ascending order.
     Files(Arc<[FileId]>),
+}
+
+impl fmt::Display for Scope {
+    /// Without names: there may be thousands, and a log line is none for each.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all"),
+            Self::Failed => f.write_str("failed"),
+            Self::Files(files) => write!(f, "{} changed", files.len()),
+        }
+    }
 }
 
 /// A run that is to begin.
@@ -284,7 +296,7 @@ impl Daemon {
         }
         let stop = self.0.stop.child_token();
         let began = job.begin(&order, stop.clone(), Timestamp::now()).ok_or(Refusal::Running)?;
-        tracing::info!(job = job.name(), why = order.why.as_str(), scope = ?began.scope, "a run begins");
+        tracing::info!(job = job.name(), why = order.why.as_str(), scope = %began.scope, "a run begins");
         let (daemon, job) = (self.clone(), Arc::clone(job));
         self.0.runs.spawn(async move {
             let progress = began.progress.clone();

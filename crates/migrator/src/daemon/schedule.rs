@@ -179,10 +179,12 @@ impl Default for Times {
 pub struct Past {
     /// From when on slots count.
     pub base: Timestamp,
-    /// When the latest run ended that looked at everything.
+    /// When the latest run ended that looked at everything, or that somebody stopped.
     pub whole: Option<Timestamp>,
     /// Runs in a row that failed, and when the latest ended.
     pub failures: Option<(u32, Timestamp)>,
+    /// When the latest run ended, if it could not begin its work: a storage cannot be opened, a safeguard refuses.
+    pub stuck: Option<Timestamp>,
     /// The first and the latest change that no run has looked at.
     pub changes: Option<(Timestamp, Timestamp)>,
 }
@@ -235,16 +237,22 @@ pub fn due(times: &Times, past: &Past, zone: &TimeZone, seed: u64) -> Option<Due
     let retry = past
         .failures
         .and_then(|(failures, at)| Some(Due { at: later(at, times.retry.wait(failures)?), why: Why::Retry }));
+    // A server that is away, or a wrong password, is not asked at once again, whatever asks for it: that comes when the
+    // retry does, and after the last of these less often.
+    let not_before = |otherwise: Duration| {
+        let wait = past.failures.and_then(|(failures, _)| times.retry.wait(failures)).unwrap_or(otherwise);
+        past.stuck.map_or(Timestamp::MIN, |at| later(at, wait))
+    };
     let change = past.changes.map(|(first, last)| {
         // What never rests is looked at all the same.
         let at = later(last, times.debounce).min(later(first, times.debounce.saturating_mul(12)));
-        Due { at, why: Why::Change }
+        Due { at: at.max(not_before(times.retry.most)), why: Why::Change }
     });
-    let reconcile = times.reconcile.map(|every| Due {
-        at: past.whole.map_or(past.base, |whole| later(whole, every)),
-        why: Why::Reconcile,
+    let reconcile = times.reconcile.map(|every| {
+        let at = past.whole.map_or(past.base, |whole| later(whole, every));
+        Due { at: at.max(not_before(every)), why: Why::Reconcile }
     });
-    [slot, reconcile, retry, change].into_iter().flatten().min_by_key(|due| due.at)
+    [slot, retry, reconcile, change].into_iter().flatten().min_by_key(|due| due.at)
 }
 
 /// Returns the delay of a slot: the same for the same slot and seed, so that a restart does not draw anew.

@@ -113,15 +113,18 @@ impl Agenda {
     /// Notes how a run ended.
     pub(super) fn end(&mut self, order: &Order, exit: Exit, partial: bool, now: Timestamp) {
         self.past.base = now;
-        if order.scope == Scope::All && matches!(exit, Exit::Ok | Exit::SomeFailed | Exit::Mismatch) {
+        let stuck = matches!(exit, Exit::Internal | Exit::Usage | Exit::Config | Exit::Refused);
+        if order.scope == Scope::All && !stuck {
             self.past.whole = Some(now);
         }
+        self.past.stuck = stuck.then_some(now);
         let failed = Some((self.failures().saturating_add(1), now));
         match exit {
             // That some files are well says nothing of those that have failed.
             Exit::Ok if matches!(order.scope, Scope::Files(_)) => {}
             Exit::Ok | Exit::Mismatch => self.past.failures = None,
-            Exit::Interrupted => {}
+            // Who stops a retry does not want it at once again.
+            Exit::Interrupted => self.past.failures = self.past.failures.map(|(failures, _)| (failures, now)),
             Exit::SomeFailed => {
                 self.past.failures = failed;
                 self.retry = if partial { Scope::Failed } else { Scope::All };
@@ -137,6 +140,8 @@ impl Agenda {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
@@ -147,6 +152,10 @@ mod tests {
 
     fn file(name: &str) -> FileId {
         FileId::parse(name).unwrap()
+    }
+
+    fn after(seconds: i64) -> Timestamp {
+        Timestamp::from_second(seconds).unwrap()
     }
 
     fn run(agenda: &mut Agenda, why: Why, scope: Scope, exit: Exit) {
@@ -187,6 +196,47 @@ mod tests {
         assert_eq!(next(&agenda).unwrap().scope, Scope::Files([file("c")].into()));
         agenda.note_change(Seen::Everything, NOW);
         assert_eq!(next(&agenda).unwrap().scope, Scope::All);
+    }
+
+    /// It did, several times a second: a job that watches and never saw everything is due as soon as it is not running.
+    #[test]
+    fn a_storage_that_cannot_be_opened_is_not_asked_all_the_time() {
+        let times = Times { reconcile: Some(Duration::from_secs(86400)), ..Times::default() };
+        let mut agenda = agenda();
+        let due = |agenda: &Agenda| agenda.due(&times, &TimeZone::UTC, 0).unwrap();
+        assert_eq!(due(&agenda), Due { at: NOW, why: Why::Reconcile });
+        for wait in [60, 120, 240, 480, 960, 1920] {
+            run(&mut agenda, Why::Retry, Scope::All, Exit::Config);
+            // Nor is it for each file that changes.
+            agenda.note_change(Seen::File(file("a")), NOW);
+            assert_eq!(due(&agenda), Due { at: after(wait), why: Why::Retry });
+            assert_eq!(agenda.order(Why::Retry, true).scope, Scope::All);
+        }
+        run(&mut agenda, Why::Retry, Scope::All, Exit::Refused);
+        assert_eq!(due(&agenda), Due { at: after(86400), why: Why::Reconcile });
+        agenda.note_change(Seen::File(file("a")), NOW);
+        assert_eq!(due(&agenda), Due { at: after(3600), why: Why::Change });
+        // What could be opened is at once.
+        run(&mut agenda, Why::Change, Scope::Files([file("a")].into()), Exit::Ok);
+        assert_eq!(due(&agenda), Due { at: NOW, why: Why::Reconcile });
+        run(&mut agenda, Why::Reconcile, Scope::All, Exit::Ok);
+        assert_eq!(due(&agenda), Due { at: after(86400), why: Why::Reconcile });
+    }
+
+    #[test]
+    fn a_run_that_somebody_stops_does_not_begin_again_at_once() {
+        let times = Times { reconcile: Some(Duration::from_secs(86400)), ..Times::default() };
+        let mut agenda = agenda();
+        run(&mut agenda, Why::Reconcile, Scope::All, Exit::Interrupted);
+        assert_eq!(
+            agenda.due(&times, &TimeZone::UTC, 0),
+            Some(Due { at: after(86400), why: Why::Reconcile })
+        );
+        run(&mut agenda, Why::Asked, Scope::All, Exit::SomeFailed);
+        let order = Order { why: Why::Retry, scope: Scope::Failed };
+        agenda.begin(&order);
+        agenda.end(&order, Exit::Interrupted, true, after(60));
+        assert_eq!(agenda.due(&times, &TimeZone::UTC, 0), Some(Due { at: after(120), why: Why::Retry }));
     }
 
     #[test]

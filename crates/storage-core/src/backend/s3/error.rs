@@ -397,9 +397,12 @@ fn not_built(error: &(dyn StdError + 'static)) -> String {
     }
 }
 
-/// The last cause's words: what actually happened, without the request around it.
+/// The last cause's words on one line: what actually happened, without the request around it.
 pub(super) fn innermost(error: &(dyn StdError + 'static)) -> String {
-    chain(error).last().map_or_else(String::new, ToString::to_string)
+    let text = chain(error).last().map_or_else(String::new, ToString::to_string);
+    let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    // Who looked for credentials at many places tells of each on a line of its own, beneath a heading.
+    lines.join("; ").replace(":; ", ": ")
 }
 
 #[cfg(test)]
@@ -430,6 +433,9 @@ mod tests {
         assert!(failure.message.as_deref().is_some_and(|text| text.contains("answered 403")));
         let other = Failure::not_built(not_built(&Cause("no such header", None)));
         assert_eq!(other.kind(request).0, ErrorKind::InvalidInput);
+        // A log has one line for it.
+        let many = Cause("no credentials found. Attempted:\n  Environment: not set\n  Profile: none\n", None);
+        assert_eq!(not_built(&many), "no credentials found. Attempted: Environment: not set; Profile: none");
     }
 
     fn answered(status: u16, code: &str) -> Failure {

@@ -12,6 +12,7 @@ mod kills;
 mod ledger;
 mod names;
 mod packaging;
+mod power;
 mod refusals;
 mod rehearsal;
 mod removal;

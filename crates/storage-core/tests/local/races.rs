@@ -259,11 +259,15 @@ async fn an_upload_swapped_for_a_link_meanwhile_leads_nowhere() {
     let uploads = root.path().join(".storage/uploads");
     std::fs::rename(uploads.join(&ticket.upload), outside.path().join("upload")).unwrap();
     let target = outside.path().join("upload");
-    std::fs::write(target.join("old"), SECRET).unwrap();
+    std::fs::create_dir(target.join("deep")).unwrap();
+    for name in ["old", "deep/old"] {
+        std::fs::write(target.join(name), SECRET).unwrap();
+    }
     for name in ["d/old", "d/deep/old"] {
         storage.upload_bytes(&id(name), bytes("inside")).await.unwrap();
     }
-    let before = (snapshot(outside.path()), snapshot(&target));
+    let look = || [outside.path(), &target, &target.join("deep")].map(snapshot);
+    let before = look();
 
     symlink(&target, root.path().join("upload-link")).unwrap();
     symlink(&target, root.path().join("link")).unwrap();
@@ -304,6 +308,6 @@ async fn an_upload_swapped_for_a_link_meanwhile_leads_nowhere() {
     eprintln!("{uploads} uploads, {succeeded} answers and {failed} errors, {swaps} swaps");
     assert!(succeeded > uploads && failed > uploads / 100, "{succeeded} and {failed}");
     assert!(swaps > uploads / 10, "{swaps} swaps are too few for a race");
-    let after = (snapshot(outside.path()), snapshot(&target));
+    let after = look();
     assert!(before == after, "outside of the root something changed (seed {seed})\n{before:?}\n{after:?}");
 }

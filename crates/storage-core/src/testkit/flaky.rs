@@ -121,6 +121,7 @@ struct Control {
     outage: AtomicBool,
     running: AtomicU64,
     peak: AtomicU64,
+    hung: AtomicU64,
     plan: Mutex<Plan>,
 }
 
@@ -166,6 +167,7 @@ impl FlakyStorage {
             outage: AtomicBool::new(false),
             running: AtomicU64::new(0),
             peak: AtomicU64::new(0),
+            hung: AtomicU64::new(0),
             plan: Mutex::new(plan),
         };
         Self { inner, control: Arc::new(control) }
@@ -215,6 +217,15 @@ impl FlakyStorage {
     /// Returns how many operations ran at the same time at most.
     pub fn peak(&self) -> u64 {
         self.control.peak.load(Ordering::SeqCst)
+    }
+
+    /// Returns how many calls, bodies and listings were left without an end.
+    pub fn hung(&self) -> u64 {
+        self.control.hung.load(Ordering::SeqCst)
+    }
+
+    fn hang(&self) {
+        self.control.hung.fetch_add(1, Ordering::SeqCst);
     }
 
     fn plan(&self) -> MutexGuard<'_, Plan> {
@@ -291,9 +302,13 @@ impl FlakyStorage {
                 let effect = if writes(op) { Effect::Unknown } else { Effect::None };
                 Err(self.error(kind, op, id).with_effect(effect))
             }
-            Some(Fault::Never) => std::future::pending().await,
+            Some(Fault::Never) => {
+                self.hang();
+                std::future::pending().await
+            }
             Some(Fault::NeverAfter) => {
                 work.await?;
+                self.hang();
                 std::future::pending().await
             }
         }
@@ -366,6 +381,7 @@ impl FileStorage for FlakyStorage {
                 download.body = cut(download.body, at, stream::once(async { Err(error) }).boxed());
             }
             Some(Fault::Stalled(at)) if at < length => {
+                self.hang();
                 download.body = cut(download.body, at, stream::pending().boxed());
             }
             _ => {}
@@ -395,11 +411,17 @@ impl FileStorage for FlakyStorage {
             None => whole(),
             Some(Fault::Before(kind) | Fault::After(kind)) => failing(error(kind)),
             Some(Fault::RetryAfter(kind, delay)) => failing(error(kind).with_retry(Retry::After(delay))),
-            Some(Fault::Never | Fault::NeverAfter) => stream::pending().boxed(),
+            Some(Fault::Never | Fault::NeverAfter) => {
+                self.hang();
+                stream::pending().boxed()
+            }
             Some(Fault::Broken(at)) => {
                 whole().take(at as usize).chain(failing(error(ErrorKind::Unavailable))).boxed()
             }
-            Some(Fault::Stalled(at)) => whole().take(at as usize).chain(stream::pending()).boxed(),
+            Some(Fault::Stalled(at)) => {
+                self.hang();
+                whole().take(at as usize).chain(stream::pending()).boxed()
+            }
         }
     }
 

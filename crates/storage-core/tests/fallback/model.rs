@@ -1,6 +1,7 @@
-//! Random operations, outages, lost answers, dropped calls, restarts and heals, against a map of what may be there.
+//! Random operations, outages, lost answers, calls that never answer, dropped calls, restarts and heals, against a map of
+//! what may be there; with a primary that compares preconditions, and with one that compares nothing.
 //!
-//! `FALLBACK_SEQUENCES` sets how many sequences are run for each role (default 300), `FALLBACK_SEED` repeats a run; the seed is
+//! `FALLBACK_SEQUENCES` sets how many sequences are run for each role and primary (default 300), `FALLBACK_SEED` repeats a run; the seed is
 //! printed, and so is how often what matters came up, of which each must. A failure is shrunk to the steps it needs.
 //!
 //! The map holds, for each id, every state that may be: one after an acknowledged write; one more for each write
@@ -12,7 +13,7 @@
 //! Without a stranger there is none, but of a write whose answer was lost.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -27,6 +28,7 @@ use storage_core::layer::breaker::BreakerConfig;
 use storage_core::layer::fallback::FallbackStorage;
 use storage_core::layer::fallback::config::{ListPolicy, Role};
 use storage_core::layer::fallback::event::{Conflict, HealReport, Keep};
+use storage_core::layer::timeout::TimeoutConfig;
 use storage_core::metadata::{FileMetadata, Tags, Version};
 use storage_core::storage::{
     DownloadOptions, FileStorage, FileStorageExt, ListOptions, Precondition, UploadOptions,
@@ -35,6 +37,7 @@ use storage_core::testkit::flaky::Fault;
 use tempfile::TempDir;
 
 use crate::Rig;
+use crate::plain::Plain;
 
 const IDS: [&str; 4] = ["a", "a/b", "b", "c"];
 
@@ -98,6 +101,12 @@ enum Step {
         side: Side,
         op: Op,
     },
+    /// The next call of this kind never answers, whether it happens or not; of a download, its body may not end.
+    Hang {
+        side: Side,
+        op: Op,
+        after: bool,
+    },
     /// The next body breaks off.
     Break {
         side: Side,
@@ -118,6 +127,14 @@ fn step() -> impl Strategy<Value = Step> {
     let side = || prop_oneof![3 => Just(Side::Primary), 1 => Just(Side::Secondary)];
     let when = || prop_oneof![Just(If::Absent), Just(If::Current), Just(If::Wrong)];
     let op = prop_oneof![Just(Op::Upload), Just(Op::Delete), Just(Op::Copy), Just(Op::Metadata)];
+    let hanging = prop_oneof![
+        Just(Op::Upload),
+        Just(Op::Delete),
+        Just(Op::Copy),
+        Just(Op::Metadata),
+        Just(Op::Download),
+        Just(Op::List),
+    ];
     prop_oneof![
         8 => (id(), value()).prop_map(|(id, value)| Step::Upload { id, value }),
         4 => (id(), value(), when()).prop_map(|(id, value, when)| Step::UploadIf { id, value, when }),
@@ -130,6 +147,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::List),
         6 => (side(), any::<bool>()).prop_map(|(side, on)| Step::Outage { side, on }),
         3 => (side(), op).prop_map(|(side, op)| Step::Lose { side, op }),
+        2 => (side(), hanging, any::<bool>()).prop_map(|(side, op, after)| Step::Hang { side, op, after }),
         1 => side().prop_map(|side| Step::Break { side }),
         2 => Just(Step::Restart),
         2 => Just(Step::Heal),
@@ -206,6 +224,8 @@ struct Counts {
     restarts: u64,
     met: u64,
     conflicts: u64,
+    hung: u64,
+    refused: u64,
 }
 
 impl Counts {
@@ -217,11 +237,24 @@ impl Counts {
         self.restarts += one.restarts;
         self.met += one.met;
         self.conflicts += one.conflicts;
+        self.hung += one.hung;
+        self.refused += one.refused;
     }
 }
 
+/// What the primary compares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Compares {
+    Versions,
+    Nothing,
+}
+
+/// How long a side may take. What answers at all does so when it is asked first, so this is short.
+const DEADLINE: Duration = Duration::from_millis(30);
+
 struct World {
     role: Role,
+    compares: Compares,
     rig: Rig,
     storage: Option<FallbackStorage>,
     model: BTreeMap<usize, Possible>,
@@ -239,8 +272,19 @@ macro_rules! wrong {
     ($($text:tt)*) => { return Err(TestCaseError::fail(format!($($text)*))) };
 }
 
+async fn open(rig: &Rig, compares: Compares) -> FallbackStorage {
+    match compares {
+        Compares::Versions => rig.open().await,
+        Compares::Nothing => {
+            let primary = Arc::new(Plain::around(Arc::new(rig.primary.clone())));
+            let secondary = Arc::new(rig.secondary.clone());
+            FallbackStorage::open(primary, secondary, rig.config.clone()).await.unwrap()
+        }
+    }
+}
+
 impl World {
-    async fn new(role: Role) -> Self {
+    async fn new(role: Role, compares: Compares) -> Self {
         // Durability has its tests; here the memory behind /dev/shm spares thousands of syncs.
         let shm = std::path::Path::new("/dev/shm");
         let directory = if shm.is_dir() { TempDir::new_in(shm) } else { TempDir::new() }.unwrap();
@@ -248,12 +292,14 @@ impl World {
         let breaker = BreakerConfig::default().with_threshold(3, 0.5).with_open_for(short, short);
         let both = ListPolicy::default().with_both_sides(role == Role::Replica);
         let rig = Rig::within(role, directory).with(|config| config.with_breaker(breaker).with_list(both));
-        let rig = rig.with(|config| config.with_clock_margin(Duration::ZERO));
-        let storage = Some(rig.open().await);
+        let mut deadline = TimeoutConfig::default().with_base(DEADLINE).with_stall(DEADLINE);
+        deadline.server_side = DEADLINE;
+        let rig = rig.with(|config| config.with_clock_margin(Duration::ZERO).with_deadline(deadline));
+        let storage = Some(open(&rig, compares).await);
         let model = (0..IDS.len()).map(|id| (id, vec![None])).collect();
         let theirs = (0..IDS.len()).map(|id| (id, Theirs::default())).collect();
         let counts = Counts::default();
-        Self { role, rig, storage, model, theirs, strangers: 0, counts, trouble: false }
+        Self { role, compares, rig, storage, model, theirs, strangers: 0, counts, trouble: false }
     }
 
     fn storage(&self) -> &FallbackStorage {
@@ -329,6 +375,7 @@ impl World {
                 self.set(id, vec![Some(file(value))]);
                 Ok(())
             }
+            (Err(error), _) if self.refuses(&when, &error) => Ok(()),
             (Err(error), Precondition::Absent) if error.kind() == ErrorKind::AlreadyExists && there => {
                 // It may have met its own file.
                 self.failed_precondition(id, &error, value)
@@ -341,6 +388,15 @@ impl World {
             }
             (Err(error), _) => self.failed(id, &error, vec![Some(file(value))]),
         }
+    }
+
+    /// A precondition that the primary cannot compare is refused, without an effect.
+    fn refuses(&mut self, when: &Precondition, error: &Error) -> bool {
+        let refused = self.compares == Compares::Nothing
+            && *when != Precondition::None
+            && (error.kind(), error.effect()) == (ErrorKind::Unsupported, Effect::None);
+        self.counts.refused += u64::from(refused);
+        refused
     }
 
     fn failed_precondition(&mut self, id: usize, error: &Error, value: u8) -> Verdict {
@@ -363,6 +419,7 @@ impl World {
             Ok(_) => self.set(id, vec![None]),
             Err(error)
                 if error.kind() == ErrorKind::VersionMismatch && when != Precondition::None && there => {}
+            Err(error) if self.refuses(&when, &error) => {}
             Err(error) => self.failed(id, &error, vec![None])?,
         }
         Ok(())
@@ -624,13 +681,22 @@ impl World {
                 self.trouble = true;
                 self.side(side).fail_next(op, Fault::After(ErrorKind::Timeout));
             }
+            Step::Hang { side, op, after } => {
+                self.trouble = true;
+                let fault = match (op, after) {
+                    (Op::Download | Op::List, true) => Fault::Stalled(1),
+                    (_, true) => Fault::NeverAfter,
+                    (_, false) => Fault::Never,
+                };
+                self.side(side).fail_next(op, fault);
+            }
             Step::Break { side } => {
                 self.trouble = true;
                 self.side(side).fail_next(Op::Download, Fault::Broken(1));
             }
             Step::Restart => {
                 self.storage = None;
-                self.storage = Some(self.rig.open().await);
+                self.storage = Some(open(&self.rig, self.compares).await);
                 self.counts.restarts += 1;
             }
             Step::Heal => {
@@ -656,8 +722,8 @@ impl World {
     }
 }
 
-async fn play(role: Role, steps: &[Step], counts: &Mutex<Counts>) -> Verdict {
-    let mut world = World::new(role).await;
+async fn play(role: Role, compares: Compares, steps: &[Step], counts: &Mutex<Counts>) -> Verdict {
+    let mut world = World::new(role, compares).await;
     for step in steps {
         world.act(step).await?;
     }
@@ -665,6 +731,7 @@ async fn play(role: Role, steps: &[Step], counts: &Mutex<Counts>) -> Verdict {
     for id in 0..IDS.len() {
         world.download(id).await?;
     }
+    world.counts.hung = world.rig.primary.hung() + world.rig.secondary.hung();
     counts.lock().unwrap().add(world.counts);
     world.list().await
 }
@@ -675,10 +742,10 @@ fn setting(name: &str) -> Option<u64> {
         .map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
 }
 
-fn run(role: Role) {
+fn run(role: Role, compares: Compares) {
     let sequences = setting("FALLBACK_SEQUENCES").unwrap_or(300);
     let seed = setting("FALLBACK_SEED").unwrap_or_else(rand::random);
-    eprintln!("FALLBACK_SEED={seed} FALLBACK_SEQUENCES={sequences} ({role:?})");
+    eprintln!("FALLBACK_SEED={seed} FALLBACK_SEQUENCES={sequences} ({role:?}, {compares:?})");
     let counts = Mutex::default();
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
@@ -690,15 +757,19 @@ fn run(role: Role) {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &key));
-    let result = runner
-        .run(&prop::collection::vec(step(), 1..60), |steps| runtime.block_on(play(role, &steps, &counts)));
+    let result = runner.run(&prop::collection::vec(step(), 1..60), |steps| {
+        runtime.block_on(play(role, compares, &steps, &counts))
+    });
     if let Err(error) = result {
         panic!("FALLBACK_SEED={seed}: {error}");
     }
     let counts = counts.into_inner().unwrap();
     eprintln!("{counts:?}");
-    let Counts { degraded, tombstones, replayed, deleted, restarts, met, conflicts } = counts;
-    let mut floors = vec![degraded, tombstones, replayed, deleted, restarts];
+    let Counts { degraded, tombstones, replayed, deleted, restarts, met, conflicts, hung, refused } = counts;
+    let mut floors = vec![degraded, tombstones, replayed, deleted, restarts, hung];
+    if compares == Compares::Nothing {
+        floors.push(refused);
+    }
     if role == Role::Spare {
         floors.extend([met, conflicts]);
     }
@@ -708,10 +779,20 @@ fn run(role: Role) {
 
 #[test]
 fn random_outages_with_a_spare_lose_nothing_and_show_nothing_old() {
-    run(Role::Spare);
+    run(Role::Spare, Compares::Versions);
 }
 
 #[test]
 fn random_outages_with_a_replica_lose_nothing_and_show_nothing_old() {
-    run(Role::Replica);
+    run(Role::Replica, Compares::Versions);
+}
+
+#[test]
+fn random_outages_of_a_primary_that_compares_nothing_lose_nothing_beside_a_spare() {
+    run(Role::Spare, Compares::Nothing);
+}
+
+#[test]
+fn random_outages_of_a_primary_that_compares_nothing_lose_nothing_beside_a_replica() {
+    run(Role::Replica, Compares::Nothing);
 }

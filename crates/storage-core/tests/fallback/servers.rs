@@ -14,6 +14,7 @@ use storage_core::backend::local::{Durability, LocalConfig, LocalStorage};
 use storage_core::backend::memory::MemoryStorage;
 use storage_core::backend::s3::{S3Config, S3Storage};
 use storage_core::checksum::Digest;
+use storage_core::error::{ErrorKind, Op};
 use storage_core::id::Prefix;
 use storage_core::layer::fallback::FallbackStorage;
 use storage_core::layer::fallback::config::FallbackConfig;
@@ -21,11 +22,15 @@ use storage_core::layer::retry::policy::RetryConfig;
 use storage_core::layer::timeout::TimeoutConfig;
 use storage_core::stack::{self, BackendConfig, Layer, LayersConfig, PairConfig, StackConfig, layered};
 use storage_core::storage::{DownloadOptions, FileStorage, FileStorageExt, Precondition, UploadOptions};
+use storage_core::testkit::flaky::FlakyStorage;
 use test_rig::process::{self, DeathSignal};
 use test_rig::scratch::Scratch;
-use test_rig::{Fault, Garage, Proxy, S3Endpoint};
+use test_rig::{Fault, Garage, Proxy, S3Endpoint, shared};
 
 use crate::id;
+
+/// The least part that S3 allows.
+const PART: u64 = 5 << 20;
 
 const BUCKET: &str = "files";
 const KEY: &str = "AKIDFALLBACK";
@@ -36,6 +41,7 @@ fn s3(address: SocketAddr) -> S3Config {
         .with_endpoint(format!("http://{address}"))
         .with_static_credentials(KEY, SECRET)
         .with_name("server")
+        .with_part_size(PART)
 }
 
 /// What the stack puts around a side, with a patience of seconds.
@@ -56,7 +62,16 @@ async fn open(primary: S3Storage, scratch: &Scratch) -> FallbackStorage {
     FallbackStorage::open(side(Arc::new(primary)), side(Arc::new(disk)), config).await.unwrap()
 }
 
+/// Files that go to the server in parts: one in 500, none of them among the first 300.
+fn is_large(n: usize) -> bool {
+    n % 500 == 310
+}
+
 fn content(n: usize) -> Bytes {
+    if is_large(n) {
+        let line = format!("large file number {n:08}\n");
+        return Bytes::from(line.repeat(1 + PART as usize / line.len() + n % 100));
+    }
     Bytes::from(format!("file number {n} ").repeat(1 + n % 300))
 }
 
@@ -103,6 +118,11 @@ async fn verify_all(primary: &S3Storage, count: usize) {
             assert_eq!(metadata.file_name, options(n).file_name, "{n}");
             assert_eq!(metadata.created, options(n).created, "{n}");
             assert_eq!(metadata.content_type, options(n).content_type, "{n}");
+            // By the composite that the server keeps, or an ETag that tells the number of parts.
+            let etag = metadata.version.unwrap();
+            let in_parts = metadata.composite.is_some_and(|composite| composite.parts == 2)
+                || etag.as_str().trim_matches('"').ends_with("-2");
+            assert_eq!(in_parts, is_large(n), "{n}: {etag}");
         })
         .buffer_unordered(16)
         .collect::<Vec<_>>()
@@ -286,6 +306,7 @@ impl Restart for OfGarage {
             .with_region(region)
             .with_static_credentials(access_key, secret_key)
             .with_name("server")
+            .with_part_size(PART)
     }
 
     fn kill(&self) {
@@ -294,6 +315,80 @@ impl Restart for OfGarage {
 
     fn start(&self) {
         self.0.lock().unwrap().restart().unwrap();
+    }
+}
+
+/// What the background task learns of a real server's clock is what tells an old file from a stranger's: writes there are
+/// not told a time, so it looks, and not oftener than once a minute.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_garage_a_file_is_replaced_only_where_its_clock_proves_it_older() {
+    let Some(server) = shared::garage() else { return };
+    let config = S3Config::new(&server.bucket)
+        .with_endpoint(&server.endpoint)
+        .with_region(&server.region)
+        .with_static_credentials(&server.access_key, &server.secret_key)
+        .with_prefix(shared::unique_prefix())
+        .with_name("server");
+    let garage = S3Storage::connect(config).await.unwrap();
+    assert!(!garage.capabilities().conditional_replace, "a server that ignores preconditions");
+    let primary = FlakyStorage::new(Arc::new(garage.clone()));
+    let scratch = Scratch::new("fallback-clock").unwrap();
+    for looked in [true, false] {
+        let place = |name: &str| scratch.join(&format!("{name}-{looked}"));
+        let open = async || {
+            let disk = LocalConfig::new(place("spare")).with_create_root().with_name("disk");
+            let disk = Arc::new(LocalStorage::open(disk).await.unwrap());
+            // Times are told in seconds.
+            let config = FallbackConfig::new(place("journal"))
+                .with_clock_margin(Duration::from_secs(2))
+                .with_heal_every(Duration::from_millis(10));
+            FallbackStorage::open(Arc::new(primary.clone()), disk, config).await.unwrap()
+        };
+        let file = |name: &str| id(&format!("{looked}/{name}"));
+        let storage = open().await;
+        for name in ["old", "met", "deleted"] {
+            storage.upload_bytes(&file(name), Bytes::from("old")).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        storage.upload_bytes(&file("last"), Bytes::from("last")).await.unwrap();
+        if looked {
+            let (before, began) = (primary.calls(Op::Metadata), std::time::Instant::now());
+            let some_rounds = async {
+                while primary.calls(Op::Metadata) == before {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                storage.upload_bytes(&file("another"), Bytes::from("another")).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(300)).await;
+            };
+            storage.run(some_rounds).await;
+            let looks = primary.calls(Op::Metadata) - before;
+            assert!(looks <= 1 + began.elapsed().as_secs() / 60, "{looks} looks at the clock");
+        }
+        // The process that begins in the outage has seen none of them, and has what the journal says of the clock.
+        drop(storage);
+        primary.set_outage(true);
+        let storage = open().await;
+        for name in ["old", "met", "last"] {
+            storage.upload_bytes(&file(name), Bytes::from("ours")).await.unwrap();
+        }
+        storage.delete(&file("deleted"), Precondition::None).await.unwrap();
+        garage.upload_bytes(&file("met"), Bytes::from("theirs")).await.unwrap();
+        primary.set_outage(false);
+        let report = storage.heal().await;
+        assert!(report.failed.is_empty() && report.stopped.is_none(), "{report:?}");
+        let mut told: Vec<_> = report.conflicts.iter().map(|conflict| conflict.id.file_name()).collect();
+        told.sort();
+        // Without a look nothing is proven, and all is kept beside ours and told.
+        let due: &[_] = if looked { &["last", "met"] } else { &["deleted", "last", "met", "old"] };
+        assert_eq!(told, due, "looked {looked}");
+        let held = async |name: &str| garage.download_bytes(&file(name)).await.map_err(|error| error.kind());
+        let (old, deleted) = match looked {
+            true => (Ok(Bytes::from("ours")), Err(ErrorKind::NotFound)),
+            false => (Ok(Bytes::from("old")), Ok(Bytes::from("old"))),
+        };
+        assert_eq!((held("old").await, held("deleted").await), (old, deleted), "looked {looked}");
+        assert_eq!(held("met").await.unwrap(), "theirs");
+        assert_eq!(held("last").await.unwrap(), "last");
     }
 }
 
@@ -306,13 +401,16 @@ mod heavy {
         let scratch = Scratch::new("fallback-kill").unwrap();
         let storage = open(S3Storage::connect(server.config()).await.unwrap(), &scratch).await;
         let begun = std::time::Instant::now();
-        let degraded = AtomicUsize::new(0);
+        let (degraded, large) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let spare = |n: usize| scratch.join("spare").join(name(n));
         while_healing(&storage, async {
             upload_all(&storage, count, |done| {
                 if done == count / 3 {
                     server.kill();
                 } else if done == count * 2 / 3 {
                     degraded.store(storage.pending().files, Ordering::SeqCst);
+                    let waiting = (0..count).filter(|n| is_large(*n) && spare(*n).is_file()).count();
+                    large.store(waiting, Ordering::SeqCst);
                     server.start();
                 }
             })
@@ -320,7 +418,9 @@ mod heavy {
         })
         .await;
         let (degraded, took) = (degraded.load(Ordering::SeqCst), begun.elapsed());
+        let large = large.load(Ordering::SeqCst);
         assert!(degraded > count / 4, "only {degraded} writes met the outage");
+        assert!(large > 0, "no file that is healed in parts met the outage");
         verify_all(&S3Storage::connect(server.config()).await.unwrap(), count).await;
         let spare = LocalStorage::open(LocalConfig::new(scratch.join("spare"))).await.unwrap();
         let left: BTreeMap<_, _> = spare
@@ -330,7 +430,7 @@ mod heavy {
             .await
             .unwrap();
         assert!(left.is_empty(), "left on the spare: {left:?}");
-        eprintln!("{count} files, {degraded} of them in the outage, {took:?}");
+        eprintln!("{count} files, {degraded} of them in the outage, {large} of those in parts, {took:?}");
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -15,10 +15,13 @@ use storage_core::backend::local::{Durability, LocalConfig, LocalStorage};
 use storage_core::backend::memory::MemoryStorage;
 use storage_core::backend::s3::{S3Config, S3Storage};
 use storage_core::checksum::Digest;
+use storage_core::error::{ErrorKind, Op};
 use storage_core::presign::{SigningKey, UrlSigner};
 use storage_core::stack::{self, BackendConfig, LayersConfig, StackConfig, layered};
 use storage_core::storage::{FileStorage, FileStorageExt, UploadOptions};
+use storage_core::testkit::flaky::{Fault, FlakyStorage};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::client::{chunked, get, send, whole};
@@ -30,6 +33,9 @@ mod axum_service;
 #[path = "../../examples/local_to_s3.rs"]
 #[expect(dead_code, reason = "its `main` is called by nobody here")]
 mod local_to_s3;
+
+/// Greatest upload.
+const LIMIT: u64 = 32 << 20;
 
 fn embedded() -> ServerConfig {
     ServerConfig::new()
@@ -86,7 +92,7 @@ async fn the_axum_service_on_a_directory() {
     let local =
         LocalConfig::new(root.path()).with_durability(Durability::Relaxed).with_signer(signer.clone());
     let storage = stack::build(StackConfig::new(BackendConfig::Local(local))).await.unwrap();
-    let _running = serve(listener, axum_service::app(storage, Some(signer)));
+    let _running = serve(listener, axum_service::app(storage, Some(signer), LIMIT));
     takes_and_gives_files(&format!("http://{address}")).await;
 }
 
@@ -96,9 +102,170 @@ async fn the_axum_service_on_s3() {
     let storage = Arc::new(on_embedded(server.endpoint()).await);
     let storage = layered(storage, &LayersConfig::default()).unwrap();
     let (listener, address) = listen().await;
-    let _running = serve(listener, axum_service::app(storage, None));
+    let _running = serve(listener, axum_service::app(storage, None, LIMIT));
     takes_and_gives_files(&format!("http://{address}")).await;
     server.shutdown().await;
+}
+
+/// What a client is told of what went wrong, on every route.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failure_has_a_status_that_tells_whose_turn_it_is() {
+    let memory = MemoryStorage::new();
+    memory.upload_bytes(&id("a"), Bytes::from("abc")).await.unwrap();
+    let storage = FlakyStorage::new(Arc::new(memory));
+    let (listener, address) = listen().await;
+    let _running = serve(listener, axum_service::app(Arc::new(storage.clone()), None, LIMIT));
+    let base = format!("http://{address}");
+    let upload = async || send("POST", &format!("{base}/files/x"), &[], whole("abc")).await.unwrap();
+    for (kind, status) in [
+        (ErrorKind::StorageFull, 507),
+        (ErrorKind::Denied, 403),
+        (ErrorKind::AlreadyExists, 412),
+        (ErrorKind::VersionMismatch, 412),
+        (ErrorKind::Conflict, 409),
+        (ErrorKind::TooLarge, 413),
+        (ErrorKind::InvalidInput, 400),
+        (ErrorKind::Unsupported, 501),
+        (ErrorKind::Unavailable, 503),
+        (ErrorKind::Throttled, 503),
+        (ErrorKind::Timeout, 504),
+        (ErrorKind::Unauthenticated, 500),
+        (ErrorKind::Integrity, 500),
+        (ErrorKind::Other, 500),
+    ] {
+        storage.fail_next(Op::Upload, Fault::Before(kind));
+        let answer = upload().await;
+        assert_eq!(answer.status, status, "{kind:?}: {answer:?}");
+        assert_eq!(answer.header("retry-after"), if status == 503 { "1" } else { "" }, "{kind:?}");
+        // What the storage says of itself is for the log.
+        let inside = !matches!(status, 400 | 413);
+        let text = String::from_utf8_lossy(&answer.body);
+        assert!(!text.trim().is_empty() && !(inside && text.contains("on purpose")), "{kind:?}: {answer:?}");
+    }
+    let patience = Fault::RetryAfter(ErrorKind::Throttled, Duration::from_millis(6_500));
+    storage.fail_next(Op::Upload, patience);
+    assert_eq!(upload().await.header("retry-after"), "7");
+    for (kind, status) in
+        [(ErrorKind::Unavailable, 503), (ErrorKind::Throttled, 503), (ErrorKind::Denied, 403)]
+    {
+        storage.fail_next(Op::Download, Fault::Before(kind));
+        let answer = get(&format!("{base}/files/a"), &[]).await;
+        assert_eq!(answer.status, status, "{kind:?}: {answer:?}");
+        assert_eq!(answer.header("retry-after"), if status == 503 { "1" } else { "" }, "{kind:?}");
+        storage.fail_next(Op::Presign, Fault::Before(kind));
+        assert_eq!(get(&format!("{base}/links/a"), &[]).await.status, status, "{kind:?}");
+    }
+    for (path, headers, status, text) in [
+        ("files/none", [("accept", "*/*")], 404, "not found"),
+        ("files/a", [("if-match", "\"another\"")], 412, "precondition failed"),
+        ("files/a/%2e%2e/b", [("accept", "*/*")], 400, "must not hold a `.` or `..` segment"),
+        ("files/a//b", [("accept", "*/*")], 400, "must not hold an empty segment"),
+        ("files/.storage/canary", [("accept", "*/*")], 403, "keeps this id for itself"),
+        ("links/.storage/canary", [("accept", "*/*")], 403, "keeps this id for itself"),
+    ] {
+        let answer = get(&format!("{base}/{path}"), &headers).await;
+        assert_eq!(answer.status, status, "{path}: {answer:?}");
+        assert!(String::from_utf8_lossy(&answer.body).contains(text), "{path}: {answer:?}");
+    }
+    let before = storage.calls(Op::Upload);
+    let answer = send("POST", &format!("{base}/files/a/b"), &[], whole("abc")).await.unwrap();
+    assert_eq!((answer.status, storage.calls(Op::Upload)), (400, before), "{answer:?}");
+}
+
+/// A client that does not end is not read to its end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_is_too_large_is_refused_and_not_read_on() {
+    const SMALL: u64 = 1 << 20;
+    let storage = FlakyStorage::new(Arc::new(MemoryStorage::new()));
+    let (listener, address) = listen().await;
+    let _running = serve(listener, axum_service::app(Arc::new(storage.clone()), None, SMALL));
+    let url = format!("http://{address}/files/x");
+    let exactly = send("POST", &url, &[], whole(data(SMALL as usize))).await.unwrap();
+    assert_eq!(exactly.status, 201, "{exactly:?}");
+
+    // It says so before it sends anything.
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = format!("POST /files/x HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", SMALL + 1);
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer, *b"HTTP/1.1 413");
+
+    // It never says how much it is.
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream
+        .write_all(b"POST /files/x HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+        .await
+        .unwrap();
+    let chunk = [b"10000\r\n".as_slice(), &[7; 0x10000], b"\r\n"].concat();
+    for _ in 0..SMALL / 0x10000 {
+        stream.write_all(&chunk).await.unwrap();
+    }
+    // One byte more, and no end.
+    stream.write_all(b"1\r\nx\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    // The connection ends as well: nobody waits for the rest.
+    stream.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 413"), "{}", String::from_utf8_lossy(&answer));
+    assert!(
+        answer.ends_with(b"an upload has at most 1048576 bytes\n"),
+        "{}",
+        String::from_utf8_lossy(&answer)
+    );
+    assert_eq!(storage.calls(Op::Upload), 1);
+}
+
+const DRAINS: &str = "AXUM_SERVICE_DRAINS";
+
+/// Not a test of its own: what the next one starts as a process of its own.
+#[expect(clippy::print_stdout, reason = "tells where it listens")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn child_serves_until_it_is_told_to_end() {
+    if std::env::var_os(DRAINS).is_none() {
+        return;
+    }
+    let (listener, address) = listen().await;
+    println!("listening on {address}");
+    axum_service::serve(listener, axum_service::app(Arc::new(MemoryStorage::new()), None, LIMIT))
+        .await
+        .unwrap();
+    println!("drained");
+}
+
+/// A deployment sends SIGTERM: an upload that has begun is stored, and nobody new is let in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_lets_a_request_that_has_begun_come_to_its_end() {
+    let mut server = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "service::child_serves_until_it_is_told_to_end", "--nocapture"])
+        .env(DRAINS, "1")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(server.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let address = lines
+        .find_map(|line| line.split_once("listening on ").map(|(_, address)| address.to_owned()))
+        .unwrap();
+    let mut stream = TcpStream::connect(&address).await.unwrap();
+    let head = "POST /files/x HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 6\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // It reads the body, so the request has begun.
+    let mut line = [0; 25];
+    stream.read_exact(&mut line).await.unwrap();
+    assert!(line.starts_with(b"HTTP/1.1 100"));
+    stream.write_all(b"abc").await.unwrap();
+    let kill = Command::new("kill").args(["-TERM", &server.id().to_string()]).status().unwrap();
+    assert!(kill.success());
+    while TcpStream::connect(&address).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    stream.write_all(b"def").await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+    assert!(answer.contains(&Digest::of(b"abcdef").to_string()), "{answer}");
+    assert!(lines.any(|line| line.contains("drained")));
+    assert!(server.wait().unwrap().success());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -140,7 +307,7 @@ async fn server_of_the_bench() {
     let storage = stack::build(StackConfig::new(BackendConfig::Local(LocalConfig::new(root)))).await.unwrap();
     let (listener, address) = listen().await;
     println!("listening on {address}");
-    axum::serve(listener, axum_service::app(storage, None)).await.unwrap();
+    axum::serve(listener, axum_service::app(storage, None, LIMIT)).await.unwrap();
 }
 
 /// `cargo nextest run --release -p storage-core --features http -E 'test(a_thousand_clients)' --run-ignored only

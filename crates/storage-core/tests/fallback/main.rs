@@ -13,6 +13,7 @@ mod plain;
 mod power;
 mod races;
 mod servers;
+mod sides;
 mod strangers;
 mod traps;
 

@@ -44,7 +44,6 @@
 //! [`clock_margin`]: super::config::FallbackConfig::clock_margin
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::super::breaker::State;
 use super::Inner;
@@ -53,7 +52,7 @@ use super::entry::{Base, Clash, Decision, Entry, Present, Stored, What, decide, 
 use super::event::{Conflict, FallbackEvent, HealReport, Keep};
 use super::journal::Change;
 use super::read::{ask_metadata, spool};
-use super::side::is_outage;
+use super::side::{PROBE, is_outage};
 use crate::error::{Error, ErrorKind, Op, Result};
 use crate::id::FileId;
 use crate::metadata::FileMetadata;
@@ -61,9 +60,6 @@ use crate::storage::{Precondition, UploadOptions, Verified};
 
 /// How often what the primary holds may change under one replay before it is left for the next heal.
 const ATTEMPTS: usize = 5;
-
-/// How long a probe of a primary that was out may take.
-const PROBE: Duration = Duration::from_secs(10);
 
 /// What healing one id came to.
 enum Healed {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::super::breaker::{Breaker, BreakerConfig, Outcome, Pass, State};
@@ -39,6 +40,9 @@ pub(super) fn is_outage(error: &Error) -> bool {
     error.is_outage() && error.op() != Op::ReadBody
 }
 
+/// How long a probe may take.
+pub(super) const PROBE: Duration = Duration::from_secs(10);
+
 fn outcome<T>(result: &Result<T>) -> Outcome {
     match result {
         Err(error) if is_outage(error) => Outcome::Outage,
@@ -48,8 +52,9 @@ fn outcome<T>(result: &Result<T>) -> Outcome {
 
 /// A call that is under way; one that is dropped is reported as such.
 pub(super) struct Calling<'a> {
-    side: &'a Side,
+    side: &'a Arc<Side>,
     pass: Option<Pass>,
+    began: Instant,
 }
 
 impl Calling<'_> {
@@ -60,14 +65,14 @@ impl Calling<'_> {
 
     fn record(&mut self, outcome: Outcome) {
         if let Some(pass) = self.pass.take() {
-            self.side.with_breaker(|breaker, now| breaker.record(now, pass, outcome));
+            self.side.record(|breaker, now| breaker.record(now, pass, outcome));
         }
     }
 }
 
 impl Drop for Calling<'_> {
     fn drop(&mut self) {
-        self.record(Outcome::Dropped);
+        self.record(Outcome::Dropped(self.began.elapsed()));
     }
 }
 
@@ -125,13 +130,42 @@ impl Side {
         answer
     }
 
+    /// Records how a call ended. Where the storage is doubted now, it is probed beside the calls that go on: none of
+    /// them is made to wait for that, and none of them can end it.
+    fn record(self: &Arc<Self>, how: impl FnOnce(&mut Breaker, Duration)) {
+        let probe = self.with_breaker(|breaker, now| {
+            how(breaker, now);
+            breaker.doubt()
+        });
+        let Some(pass) = probe else { return };
+        let calling = (Arc::clone(self), pass);
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(async move { calling.0.probe(calling.1).await })),
+            // The runtime is ending, and whoever is left has no deadlines either.
+            Err(_) => self.with_breaker(|breaker, now| {
+                breaker.record(now, calling.1, Outcome::Dropped(Duration::ZERO))
+            }),
+        }
+    }
+
+    /// Makes the probe that a pass is for.
+    async fn probe(self: &Arc<Self>, pass: Pass) -> Result<()> {
+        let calling = Calling { side: self, pass: Some(pass), began: Instant::now() };
+        let result = self.storage.probe(PROBE).await;
+        calling.ended(outcome(&result));
+        if let Err(error) = &result {
+            tracing::debug!(%error, storage = self.name, "a probe of a storage that is doubted");
+        }
+        result
+    }
+
     /// Asks to call the storage.
     ///
     /// # Errors
     /// [`Unavailable`](ErrorKind::Unavailable): it is left alone.
-    pub(super) fn begin(&self, op: Op, id: Option<&FileId>) -> Result<Calling<'_>> {
+    pub(super) fn begin(self: &Arc<Self>, op: Op, id: Option<&FileId>) -> Result<Calling<'_>> {
         match self.with_breaker(Breaker::admit) {
-            Ok(pass) => Ok(Calling { side: self, pass: Some(pass) }),
+            Ok(pass) => Ok(Calling { side: self, pass: Some(pass), began: Instant::now() }),
             Err(wait) => {
                 let error = Error::new(ErrorKind::Unavailable, op)
                     .with_storage(&self.name)
@@ -147,7 +181,7 @@ impl Side {
 
     /// Makes one call.
     pub(super) async fn call<T>(
-        &self,
+        self: &Arc<Self>,
         op: Op,
         id: Option<&FileId>,
         work: impl Future<Output = Result<T>> + Send,
@@ -164,7 +198,7 @@ impl Side {
         stream::unfold((body, side), |(mut body, side)| async move {
             let piece = body.next().await?;
             if piece.as_ref().is_err_and(is_outage) {
-                side.with_breaker(|breaker, now| breaker.record_late_outage(now));
+                side.record(Breaker::record_late_outage);
             }
             Some((piece, (body, side)))
         })

@@ -1,0 +1,76 @@
+//! When a side is left alone, and when not: hung, busy, half open.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use storage_core::error::Op;
+use storage_core::layer::breaker::{BreakerConfig, State};
+use storage_core::layer::fallback::FallbackStorage;
+use storage_core::layer::fallback::config::Role;
+use storage_core::storage::FileStorage;
+use storage_core::testkit::flaky::Fault;
+use tokio::time::{sleep, timeout};
+
+use crate::{Rig, id, put};
+
+/// A primary of which these operations hang.
+async fn hanging(operations: &[Op]) -> (Rig, FallbackStorage) {
+    let rig = Rig::new(Role::Spare).with(|config| config.with_breaker(BreakerConfig::default()));
+    let storage = rig.open().await;
+    for op in operations {
+        (0..100).for_each(|_| rig.primary.fail_next(*op, Fault::Never));
+    }
+    // Not before: the journal is opened by a thread, and the clock would not wait for it.
+    tokio::time::pause();
+    (rig, storage)
+}
+
+/// An upload whose caller goes away after a second.
+async fn impatient(storage: &FallbackStorage) {
+    let (name, body) = (id("a"), Bytes::from("x"));
+    let upload = storage.upload(&name, body.into(), Default::default());
+    timeout(Duration::from_secs(1), upload).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_hung_primary_is_left_alone_although_no_caller_waits_for_its_answer() {
+    let (rig, storage) = hanging(&[Op::Upload, Op::Probe]).await;
+    let mut went = 0;
+    while storage.circuits().0 == State::Closed {
+        assert!(went < 30, "nobody found out");
+        impatient(&storage).await;
+        went += 1;
+    }
+    assert_eq!((storage.circuits().0, rig.primary.calls(Op::Probe)), (State::Open, 1));
+    let asked = rig.primary.calls(Op::Upload);
+    put(&storage, "later", "x").await;
+    assert_eq!((storage.pending().files, rig.primary.calls(Op::Upload)), (1, asked));
+}
+
+#[tokio::test]
+async fn callers_that_go_away_do_not_make_a_primary_that_answers_an_outage() {
+    let (rig, storage) = hanging(&[Op::Upload]).await;
+    for _ in 0..20 {
+        impatient(&storage).await;
+        assert_eq!(storage.circuits().0, State::Closed);
+    }
+    // One for as many as would be enough outages.
+    tokio::task::yield_now().await;
+    assert_eq!(rig.primary.calls(Op::Probe), 4);
+}
+
+#[tokio::test]
+async fn a_hung_primary_is_found_out_however_seldom_it_is_asked() {
+    let (rig, storage) = hanging(&[Op::Upload, Op::Probe]).await;
+    let mut waited = 0;
+    while storage.circuits().0 == State::Closed {
+        assert!(waited < 10, "everybody waits for the deadline");
+        put(&storage, "a", "x").await;
+        waited += 1;
+        // Longer than a probe may take.
+        sleep(Duration::from_secs(11)).await;
+    }
+    assert_eq!(waited, 5);
+    put(&storage, "later", "x").await;
+    assert_eq!(rig.primary.calls(Op::Upload), 5);
+}

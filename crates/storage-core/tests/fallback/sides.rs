@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use storage_core::error::Op;
+use storage_core::error::{ErrorKind, Op};
 use storage_core::layer::breaker::{BreakerConfig, State};
 use storage_core::layer::fallback::FallbackStorage;
 use storage_core::layer::fallback::config::Role;
@@ -11,7 +11,7 @@ use storage_core::storage::FileStorage;
 use storage_core::testkit::flaky::Fault;
 use tokio::time::{sleep, timeout};
 
-use crate::{Rig, id, put};
+use crate::{Rig, get, id, put};
 
 /// A primary of which these operations hang.
 async fn hanging(operations: &[Op]) -> (Rig, FallbackStorage) {
@@ -73,4 +73,59 @@ async fn a_hung_primary_is_found_out_however_seldom_it_is_asked() {
     assert_eq!(waited, 5);
     put(&storage, "later", "x").await;
     assert_eq!(rig.primary.calls(Op::Upload), 5);
+}
+
+/// A breaker that opens at the first outage and tries again at once.
+fn quick() -> BreakerConfig {
+    let short = Duration::from_millis(20);
+    BreakerConfig::default().with_threshold(1, 0.0).with_open_for(short, short)
+}
+
+/// A primary that was out and has come back, and nobody has noticed.
+async fn half_open() -> (Rig, FallbackStorage) {
+    let rig = Rig::new(Role::Spare).with(|config| config.with_breaker(quick()));
+    let storage = rig.open().await;
+    put(&storage, "a", "one").await;
+    rig.primary.set_outage(true);
+    assert!(storage.metadata(&id("a")).await.is_err());
+    assert_eq!(storage.circuits().0, State::Open);
+    rig.primary.set_outage(false);
+    while storage.circuits().0 != State::HalfOpen {
+        sleep(Duration::from_millis(1)).await;
+    }
+    (rig, storage)
+}
+
+#[tokio::test]
+async fn a_long_upload_does_not_keep_others_from_a_primary_that_has_come_back() {
+    for op in [Op::Upload, Op::Copy] {
+        let (rig, storage) = half_open().await;
+        rig.primary.fail_next(op, Fault::Never);
+        let asked = rig.primary.calls(op);
+        let uploader = storage.clone();
+        let hanging = tokio::spawn(async move {
+            match op {
+                Op::Upload => put(&uploader, "b", "large").await,
+                _ => drop(uploader.copy(&id("a"), &id("b"), Default::default()).await),
+            }
+        });
+        while rig.primary.calls(op) == asked {
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(get(&storage, "a").await, Ok("one".to_owned()), "{op:?}");
+        // Nor does it matter that its caller goes away.
+        hanging.abort();
+        drop(hanging.await);
+        assert_eq!(storage.circuits().0, State::Closed, "{op:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_upload_is_not_sent_to_a_primary_of_which_a_probe_says_that_it_is_out() {
+    let (rig, storage) = half_open().await;
+    rig.primary.fail_next(Op::Probe, Fault::Before(ErrorKind::Unavailable));
+    let asked = rig.primary.calls(Op::Upload);
+    put(&storage, "b", "x").await;
+    assert_eq!((rig.primary.calls(Op::Upload), storage.pending().files), (asked, 1));
+    assert_eq!(storage.circuits().0, State::Open);
 }

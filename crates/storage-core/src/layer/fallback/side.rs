@@ -43,6 +43,12 @@ pub(super) fn is_outage(error: &Error) -> bool {
 /// How long a probe may take.
 pub(super) const PROBE: Duration = Duration::from_secs(10);
 
+/// Tells whether others would be kept out for long if this call were the one that finds out whether the storage is
+/// back.
+fn takes_long(op: Op) -> bool {
+    matches!(op, Op::Upload | Op::Copy | Op::PutPart | Op::FinishUpload)
+}
+
 fn outcome<T>(result: &Result<T>) -> Outcome {
     match result {
         Err(error) if is_outage(error) => Outcome::Outage,
@@ -154,7 +160,7 @@ impl Side {
         let result = self.storage.probe(PROBE).await;
         calling.ended(outcome(&result));
         if let Err(error) = &result {
-            tracing::debug!(%error, storage = self.name, "a probe of a storage that is doubted");
+            tracing::debug!(%error, storage = self.name, "a probe failed");
         }
         result
     }
@@ -166,26 +172,59 @@ impl Side {
     pub(super) fn begin(self: &Arc<Self>, op: Op, id: Option<&FileId>) -> Result<Calling<'_>> {
         match self.with_breaker(Breaker::admit) {
             Ok(pass) => Ok(Calling { side: self, pass: Some(pass), began: Instant::now() }),
-            Err(wait) => {
-                let error = Error::new(ErrorKind::Unavailable, op)
-                    .with_storage(&self.name)
-                    .with_message("left alone after outages until a probe succeeds")
-                    .with_retry(if wait.is_zero() { Retry::Now } else { Retry::After(wait) });
-                Err(match id {
-                    Some(id) => error.with_id(id),
-                    None => error,
-                })
-            }
+            Err(wait) => Err(self.left_alone(op, id, wait)),
         }
     }
 
-    /// Makes one call.
+    fn left_alone(&self, op: Op, id: Option<&FileId>, wait: Duration) -> Error {
+        let error = Error::new(ErrorKind::Unavailable, op)
+            .with_storage(&self.name)
+            .with_message("left alone after outages until a probe succeeds")
+            .with_retry(if wait.is_zero() { Retry::Now } else { Retry::After(wait) });
+        match id {
+            Some(id) => error.with_id(id),
+            None => error,
+        }
+    }
+
+    /// Finds out whether a storage that was out is back, before a call that takes long is sent to it.
+    async fn probe_first(self: &Arc<Self>, op: Op, id: Option<&FileId>) -> Result<()> {
+        let admitted = self
+            .with_breaker(|breaker, now| (breaker.state(now) == State::HalfOpen).then(|| breaker.admit(now)));
+        let pass = match admitted {
+            None => return Ok(()),
+            Some(Err(wait)) => return Err(self.left_alone(op, id, wait)),
+            Some(Ok(pass)) => pass,
+        };
+        // A task of its own: its caller may go away, and that says nothing of the storage.
+        let side = Arc::clone(self);
+        let probe = tokio::spawn(async move { side.probe(pass).await });
+        match probe.await {
+            Ok(Err(outage)) if is_outage(&outage) => {
+                let error = Error::new(outage.kind(), op)
+                    .with_storage(&self.name)
+                    .with_message(format!("a probe failed: {outage}"))
+                    .with_retry(outage.retry());
+                let error = match id {
+                    Some(id) => error.with_id(id),
+                    None => error,
+                };
+                Err(error.with_source(outage))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes one call. What it would send is not sent to a storage that was out until a probe was answered.
     pub(super) async fn call<T>(
         self: &Arc<Self>,
         op: Op,
         id: Option<&FileId>,
         work: impl Future<Output = Result<T>> + Send,
     ) -> Result<T> {
+        if takes_long(op) {
+            self.probe_first(op, id).await?;
+        }
         let calling = self.begin(op, id)?;
         let result = work.await;
         calling.ended(outcome(&result));

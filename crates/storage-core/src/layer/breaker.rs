@@ -262,6 +262,13 @@ impl Breaker {
         }
     }
 
+    /// Takes a probe's right back that was not used: the next caller gets it.
+    pub fn give_back(&mut self, pass: Pass) {
+        if pass.probe && pass.epoch == self.epoch {
+            self.probing = false;
+        }
+    }
+
     /// Counts an outage that came after the answer to a call: a body that broke off.
     pub fn record_late_outage(&mut self, now: Duration) {
         if self.state == State::Closed {

@@ -1,5 +1,7 @@
 //! When a side is left alone, and when not: hung, busy, half open.
 
+use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,8 +9,10 @@ use storage_core::error::{ErrorKind, Op};
 use storage_core::layer::breaker::{BreakerConfig, State};
 use storage_core::layer::fallback::FallbackStorage;
 use storage_core::layer::fallback::config::Role;
+use storage_core::layer::limit::{LimitConfig, LimitStorage};
+use storage_core::layer::timeout::TimeoutConfig;
 use storage_core::storage::FileStorage;
-use storage_core::testkit::flaky::Fault;
+use storage_core::testkit::flaky::{Fault, FlakyStorage};
 use tokio::time::{sleep, timeout};
 
 use crate::{Rig, get, id, put};
@@ -128,4 +132,58 @@ async fn an_upload_is_not_sent_to_a_primary_of_which_a_probe_says_that_it_is_out
     put(&storage, "b", "x").await;
     assert_eq!((rig.primary.calls(Op::Upload), storage.pending().files), (asked, 1));
     assert_eq!(storage.circuits().0, State::Open);
+}
+
+/// A storage whose sides run one operation at a time, and a call to which may take a tenth of a second.
+async fn one_at_a_time(rig: &Rig) -> FallbackStorage {
+    let one = LimitConfig::default().with_concurrency(NonZeroU32::MIN);
+    let side = |storage: &FlakyStorage| Arc::new(LimitStorage::new(Arc::new(storage.clone()), one));
+    FallbackStorage::open(side(&rig.primary), side(&rig.secondary), rig.config.clone()).await.unwrap()
+}
+
+fn a_tenth() -> TimeoutConfig {
+    TimeoutConfig::default().with_base(Duration::from_millis(100))
+}
+
+#[tokio::test]
+async fn a_primary_whose_permits_are_held_by_slow_readers_is_not_out() {
+    let rig = Rig::new(Role::Spare)
+        .with(|config| config.with_breaker(BreakerConfig::default()).with_deadline(a_tenth()));
+    let storage = one_at_a_time(&rig).await;
+    put(&storage, "a", "one").await;
+    let reader = storage.download(&id("a"), Default::default()).await.unwrap();
+    let uploads: Vec<_> = (0..6)
+        .map(|n| {
+            let storage = storage.clone();
+            tokio::spawn(async move { put(&storage, &format!("b{n}"), "x").await })
+        })
+        .collect();
+    sleep(Duration::from_millis(400)).await;
+    assert_eq!((storage.circuits().0, storage.pending().files), (State::Closed, 0));
+    // What its caller gives up meanwhile was never sent: it says nothing of the primary either.
+    uploads[0].abort();
+    drop(reader);
+    for (n, upload) in uploads.into_iter().enumerate() {
+        assert_eq!(upload.await.is_ok(), n > 0);
+    }
+    assert_eq!((storage.circuits().0, storage.pending().files), (State::Closed, 0));
+    assert_eq!((rig.primary.calls(Op::Upload), rig.secondary.calls(Op::Upload)), (6, 0));
+}
+
+#[tokio::test]
+async fn who_waits_for_a_permit_of_a_side_that_is_found_out_goes_to_the_other() {
+    let breaker = quick().with_open_for(Duration::from_secs(600), Duration::from_secs(600));
+    let rig = Rig::new(Role::Spare).with(|config| config.with_breaker(breaker).with_deadline(a_tenth()));
+    let storage = one_at_a_time(&rig).await;
+    (0..10).for_each(|_| rig.primary.fail_next(Op::Upload, Fault::Never));
+    let uploads = (0..10).map(|n| {
+        let storage = storage.clone();
+        async move { put(&storage, &format!("b{n}"), "x").await }
+    });
+    futures::future::join_all(uploads).await;
+    assert_eq!(
+        (rig.primary.calls(Op::Upload), storage.pending().files),
+        (1, 10),
+        "nobody else waited for it"
+    );
 }

@@ -39,7 +39,8 @@ pub struct FallbackConfig {
     #[serde(default)]
     pub breaker: BreakerConfig,
     /// The longest that one call to a side may take, whatever is around that side: a side that hangs is an
-    /// outage. Default: that of the timeout layer. It ends the repetitions of a retry layer within the side too.
+    /// outage. Default: that of the timeout layer. It ends the repetitions of a retry layer within the side too. Its
+    /// clock stands still while the call waits for a permit of the side's own limit: load is no outage.
     #[serde(default)]
     pub deadline: TimeoutConfig,
     /// Most ids that may await their healing; a degraded write or deletion beyond is refused with

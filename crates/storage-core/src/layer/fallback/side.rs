@@ -1,15 +1,19 @@
 //! One of the two storages, with its deadline and its breaker.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::super::breaker::{Breaker, BreakerConfig, Outcome, Pass, State};
 use super::super::metered::names;
+use super::super::queue::Queue;
 use super::super::timeout::{TimeoutConfig, TimeoutStorage};
 use super::event::{Events, FallbackEvent};
 use crate::body::ByteStream;
@@ -23,6 +27,8 @@ pub(super) struct Side {
     storage: Arc<dyn FileStorage>,
     name: String,
     breaker: Mutex<Watched>,
+    /// Told when the breaker opens.
+    opened: Notify,
     start: Instant,
     events: Events,
 }
@@ -61,12 +67,24 @@ pub(super) struct Calling<'a> {
     side: &'a Arc<Side>,
     pass: Option<Pass>,
     began: Instant,
+    queue: Queue,
 }
 
-impl Calling<'_> {
+impl<'a> Calling<'a> {
+    fn new(side: &'a Arc<Side>, pass: Pass) -> Self {
+        Self { side, pass: Some(pass), began: Instant::now(), queue: Queue::begin() }
+    }
+
     /// Reports how the call ended.
     pub(super) fn ended(mut self, outcome: Outcome) {
         self.record(outcome);
+    }
+
+    /// Lets others find out whether the storage is back: this call waits for its turn.
+    fn give_back(&mut self) {
+        if let Some(pass) = self.pass.take_if(|pass| pass.is_probe()) {
+            self.side.with_breaker(|breaker, _| breaker.give_back(pass));
+        }
     }
 
     fn record(&mut self, outcome: Outcome) {
@@ -78,7 +96,8 @@ impl Calling<'_> {
 
 impl Drop for Calling<'_> {
     fn drop(&mut self) {
-        self.record(Outcome::Dropped(self.began.elapsed()));
+        let waited = self.began.elapsed().saturating_sub(self.queue.waited());
+        self.record(Outcome::Dropped(waited));
     }
 }
 
@@ -93,7 +112,7 @@ impl Side {
         let name = storage.name().to_owned();
         let storage = Arc::new(TimeoutStorage::new(storage, deadline)?);
         let breaker = Mutex::new(Watched { breaker: Breaker::new(breaker), told: State::Closed });
-        let side = Self { storage, name, breaker, start: Instant::now(), events };
+        let side = Self { storage, name, breaker, opened: Notify::new(), start: Instant::now(), events };
         side.show(State::Closed);
         Ok(side)
     }
@@ -132,6 +151,9 @@ impl Side {
             tracing::info!(storage = self.name, state = after.as_str(), "the circuit breaker changed");
             self.show(after);
             self.events.tell(FallbackEvent::Circuit { storage: self.name.clone(), state: after });
+            if after == State::Open {
+                self.opened.notify_waiters();
+            }
         }
         answer
     }
@@ -156,7 +178,7 @@ impl Side {
 
     /// Makes the probe that a pass is for.
     async fn probe(self: &Arc<Self>, pass: Pass) -> Result<()> {
-        let calling = Calling { side: self, pass: Some(pass), began: Instant::now() };
+        let calling = Calling::new(self, pass);
         let result = self.storage.probe(PROBE).await;
         calling.ended(outcome(&result));
         if let Err(error) = &result {
@@ -171,7 +193,7 @@ impl Side {
     /// [`Unavailable`](ErrorKind::Unavailable): it is left alone.
     pub(super) fn begin(self: &Arc<Self>, op: Op, id: Option<&FileId>) -> Result<Calling<'_>> {
         match self.with_breaker(Breaker::admit) {
-            Ok(pass) => Ok(Calling { side: self, pass: Some(pass), began: Instant::now() }),
+            Ok(pass) => Ok(Calling::new(self, pass)),
             Err(wait) => Err(self.left_alone(op, id, wait)),
         }
     }
@@ -215,7 +237,9 @@ impl Side {
         }
     }
 
-    /// Makes one call. What it would send is not sent to a storage that was out until a probe was answered.
+    /// Makes one call. What takes long is not sent to a storage that was out until a probe was answered. Whoever waits
+    /// for a permit of the storage's own limit has sent nothing: he goes elsewhere when the breaker opens, and no
+    /// clock runs before.
     pub(super) async fn call<T>(
         self: &Arc<Self>,
         op: Op,
@@ -225,8 +249,36 @@ impl Side {
         if takes_long(op) {
             self.probe_first(op, id).await?;
         }
-        let calling = self.begin(op, id)?;
-        let result = work.await;
+        let mut opened = pin!(self.opened.notified());
+        let mut calling = self.begin(op, id)?;
+        let queue = calling.queue.clone();
+        let mut work = pin!(queue.run(work));
+        let mut is_vain = |context: &mut Context<'_>| {
+            while queue.has_not_begun() && opened.as_mut().poll(context).is_ready() {
+                opened.set(self.opened.notified());
+                if self.state() == State::Open {
+                    return true;
+                }
+            }
+            false
+        };
+        let answer = poll_fn(|context| {
+            // Before the work: its permit may have come at the same time.
+            if is_vain(context) {
+                return Poll::Ready(None);
+            }
+            if let Poll::Ready(result) = work.as_mut().poll(context) {
+                return Poll::Ready(Some(result));
+            }
+            if is_vain(context) {
+                return Poll::Ready(None);
+            }
+            if queue.has_not_begun() {
+                calling.give_back();
+            }
+            Poll::Pending
+        });
+        let Some(result) = answer.await else { return Err(self.left_alone(op, id, Duration::ZERO)) };
         calling.ended(outcome(&result));
         result
     }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use storage_core::error::{ErrorKind, Op};
 use storage_core::layer::breaker::{BreakerConfig, State};
 use storage_core::layer::fallback::FallbackStorage;
-use storage_core::layer::fallback::config::Role;
+use storage_core::layer::fallback::config::{OnMiss, ReadPolicy, Role};
 use storage_core::layer::limit::{LimitConfig, LimitStorage};
 use storage_core::layer::timeout::TimeoutConfig;
 use storage_core::storage::FileStorage;
@@ -186,4 +186,24 @@ async fn who_waits_for_a_permit_of_a_side_that_is_found_out_goes_to_the_other() 
         (1, 10),
         "nobody else waited for it"
     );
+}
+
+#[tokio::test]
+async fn a_promotion_does_not_wait_for_a_permit_that_its_own_read_holds() {
+    let policy = ReadPolicy::default().with_miss(OnMiss::Promote);
+    let rig = Rig::new(Role::Replica).with(|config| config.with_read(policy));
+    let storage = one_at_a_time(&rig).await;
+    put(&rig.inside.1, "a", "one").await;
+    // Whoever asks for metadata waits for no bytes.
+    storage.metadata(&id("a")).await.unwrap();
+    assert_eq!((rig.secondary.calls(Op::Download), rig.primary.calls(Op::Upload)), (0, 0));
+    let read = timeout(Duration::from_secs(5), get(&storage, "a")).await;
+    assert_eq!(read, Ok(Ok("one".to_owned())));
+    assert_eq!(get(&rig.inside.0, "a").await, Ok("one".to_owned()));
+    // A file that nobody has costs no more than two questions.
+    let asked =
+        |rig: &Rig| [Op::Metadata, Op::Download].map(|op| rig.secondary.calls(op)).iter().sum::<u64>();
+    let before = asked(&rig);
+    assert_eq!(get(&storage, "missing").await, Err(ErrorKind::NotFound));
+    assert_eq!(asked(&rig), before + 1);
 }

@@ -112,7 +112,8 @@ pub enum OnMiss {
     Fail,
     /// The secondary's file is the answer, where it has one.
     Secondary,
-    /// The same, and the file is first copied to the primary, if it is still absent there.
+    /// The same, and before a download the file is copied to the primary, if it is still absent there. `metadata` alone
+    /// copies nothing.
     Promote,
 }
 

@@ -229,16 +229,20 @@ impl Inner {
         ask: &Ask<'_, T>,
     ) -> Result<T> {
         let Some(when) = of_secondary(wanted) else { return Err(missing) };
-        match ask(Arc::clone(&self.secondary), when).await {
-            Ok(answer) => {
-                self.count(op, "miss");
-                // A copy has the turn of its target, and waits for no other.
-                if self.config.read.miss == OnMiss::Promote
-                    && op != Op::Copy
-                    && let Err(error) = self.promote(id).await
-                {
+        let answer = async {
+            // A copy has the turn of its target, and waits for no other; who asks for no bytes waits for none.
+            if self.config.read.miss == OnMiss::Promote && op == Op::Download {
+                // Before the bytes are asked for: whoever holds them holds a permit, and must not wait for another.
+                ask_metadata(Arc::clone(&self.secondary), id).await?;
+                if let Err(error) = self.promote(id).await {
                     tracing::warn!(%error, "a file that the secondary alone has could not be promoted");
                 }
+            }
+            ask(Arc::clone(&self.secondary), when).await
+        };
+        match answer.await {
+            Ok(answer) => {
+                self.count(op, "miss");
                 Ok(marked(answer, from_secondary))
             }
             Err(error) if error.kind() == ErrorKind::NotFound => Err(missing),

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,9 +10,10 @@ use storage_core::error::{ErrorKind, Op};
 use storage_core::layer::breaker::{BreakerConfig, State};
 use storage_core::layer::fallback::FallbackStorage;
 use storage_core::layer::fallback::config::{OnMiss, ReadPolicy, Role};
+use storage_core::layer::fallback::event::FallbackEvent;
 use storage_core::layer::limit::{LimitConfig, LimitStorage};
 use storage_core::layer::timeout::TimeoutConfig;
-use storage_core::storage::FileStorage;
+use storage_core::storage::{FileStorage, Precondition};
 use storage_core::testkit::flaky::{Fault, FlakyStorage};
 use tokio::time::{sleep, timeout};
 
@@ -206,4 +208,37 @@ async fn a_promotion_does_not_wait_for_a_permit_that_its_own_read_holds() {
     let before = asked(&rig);
     assert_eq!(get(&storage, "missing").await, Err(ErrorKind::NotFound));
     assert_eq!(asked(&rig), before + 1);
+}
+
+#[tokio::test]
+async fn with_the_secondary_out_a_heal_does_not_ask_the_primary_about_every_file() {
+    let rig = Rig::new(Role::Spare);
+    let failures: Arc<AtomicU64> = Arc::default();
+    let told = Arc::clone(&failures);
+    let (primary, secondary) = (Arc::new(rig.primary.clone()), Arc::new(rig.secondary.clone()));
+    let storage = FallbackStorage::open_observed(primary, secondary, rig.config.clone(), move |event| {
+        if matches!(event, FallbackEvent::HealFailed { .. }) {
+            told.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let storage = storage.await.unwrap();
+    put(&storage, "gone", "x").await;
+    rig.primary.set_outage(true);
+    for n in 0..50 {
+        put(&storage, &format!("f{n}"), "x").await;
+    }
+    rig.secondary.set_outage(true);
+    storage.delete(&id("gone"), Precondition::None).await.unwrap();
+    rig.primary.set_outage(false);
+    let asked = rig.primary.calls(Op::Metadata);
+    let report = storage.heal().await;
+    // A deletion needs the primary alone.
+    assert_eq!((report.deleted, report.healed, report.left), (1, 0, 51), "{report:?}");
+    assert_eq!(get(&rig.inside.0, "gone").await, Err(ErrorKind::NotFound));
+    assert!(report.waiting.is_some_and(|outage| outage.storage() == Some("spare")));
+    assert!(report.failed.is_empty() && report.stopped.is_none());
+    assert_eq!((rig.primary.calls(Op::Metadata) - asked, failures.load(Ordering::Relaxed)), (2, 0));
+    rig.secondary.set_outage(false);
+    let report = storage.heal().await;
+    assert_eq!((report.healed, report.left), (50, 0), "{report:?}");
 }

@@ -77,8 +77,11 @@ impl Inner {
         let _one_at_a_time = self.healing.lock().await;
         let mut report = HealReport::default();
         for id in self.journal.ids() {
-            let stale = self.journal.entry(&id).is_some_and(|entry| entry.is_stale());
-            if report.stopped.is_some() && !(stale && self.config.role == Role::Spare) {
+            let entry = self.journal.entry(&id);
+            let is = |what: fn(&Entry) -> bool| entry.as_deref().is_some_and(what);
+            let spares = self.config.role == Role::Spare && is(Entry::is_stale);
+            let needs_secondary = !is(|entry| matches!(entry.what, What::Tombstone));
+            if report.stopped.is_some() && !spares || report.waiting.is_some() && needs_secondary {
                 continue;
             }
             let turn = self.turns.take(&id).await;
@@ -109,6 +112,10 @@ impl Inner {
             }
             Err(error) if is_outage(&error) && error.storage() == Some(self.primary.name()) => {
                 report.stopped = Some(error);
+                "outage"
+            }
+            Err(error) if is_outage(&error) && error.storage() == Some(self.secondary.name()) => {
+                report.waiting = Some(error);
                 "outage"
             }
             Err(error) => {
@@ -343,6 +350,9 @@ impl Inner {
         }
         if !self.journal.is_empty() && self.primary.state() != State::Open {
             let report = self.heal().await;
+            if let Some(error) = &report.waiting {
+                tracing::warn!(%error, left = report.left, "what needs the secondary is healed when it is back");
+            }
             for (id, error) in &report.failed {
                 tracing::warn!(%id, %error, "a file could not be healed and is tried again");
             }

@@ -8,6 +8,7 @@ mod conformance;
 mod degraded;
 mod healing;
 mod journal;
+mod large;
 mod model;
 mod plain;
 mod power;

@@ -1,6 +1,6 @@
 //! How a fallback is set up: what the secondary is, and what each operation does on a miss and in an outage.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -17,6 +17,11 @@ pub struct FallbackConfig {
     /// The file of the journal; its directory must exist, on a disk that survives the service. SQLite keeps two
     /// more files beside it, and the lock is a third.
     pub journal: PathBuf,
+    /// The directory in which a file of more than 8 MiB lies, without a name, while it is brought from one side to the
+    /// other: it needs room for the largest, and for each that is copied or promoted at the same time. Default: that
+    /// of the journal, as the system's is in memory on many machines.
+    #[serde(default)]
+    pub spool: Option<PathBuf>,
     /// Name for errors, spans and metrics. Default: `fallback`.
     #[serde(default = "default_name")]
     pub name: String,
@@ -178,6 +183,7 @@ impl FallbackConfig {
     pub fn new(journal: impl Into<PathBuf>) -> Self {
         Self {
             journal: journal.into(),
+            spool: None,
             name: default_name(),
             role: Role::default(),
             read: ReadPolicy::default(),
@@ -190,6 +196,19 @@ impl FallbackConfig {
             clock_margin: default_clock_margin(),
             heal_every: default_heal_every(),
         }
+    }
+
+    /// Sets the directory for files on their way between the sides.
+    #[must_use]
+    pub fn with_spool(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.spool = Some(directory.into());
+        self
+    }
+
+    /// Where files are on their way between the sides.
+    pub(super) fn spool_directory(&self) -> &Path {
+        let beside = self.journal.parent().filter(|parent| !parent.as_os_str().is_empty());
+        self.spool.as_deref().or(beside).unwrap_or(Path::new("."))
     }
 
     /// Sets the name.

@@ -51,7 +51,7 @@ use super::config::Role;
 use super::entry::{Base, Clash, Decision, Entry, Present, Stored, What, decide, with_own};
 use super::event::{Conflict, FallbackEvent, HealReport, Keep};
 use super::journal::Change;
-use super::read::{ask_metadata, spool};
+use super::read::{ask_metadata, read_digest};
 use super::side::{PROBE, is_outage};
 use crate::error::{Error, ErrorKind, Op, Result};
 use crate::id::FileId;
@@ -167,9 +167,8 @@ impl Inner {
         let changed = !entry.base.is(&metadata);
         let doubted = may_be_it && !self.primary.storage().capabilities().verifies_sha256;
         if doubted || metadata.digest.is_none() && (may_be_it || changed) {
-            let (body, stored) = spool(&self.primary, id).await?;
-            let digest = body.digest().await?;
-            if stored.version != version {
+            let (read, digest) = read_digest(&self.primary, id).await?;
+            if read.version != version {
                 return Err(self.error(ErrorKind::VersionMismatch, Op::Metadata, id));
             }
             metadata.digest = Some(digest);
@@ -296,13 +295,13 @@ impl Inner {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        let (body, stored) = spool(&self.primary, id).await?;
+        let (body, stored) = self.spool(&self.primary, id).await?;
         let options: UploadOptions = stored.options();
         let work = self.secondary.storage().upload(id, body, options);
         let receipt = self.secondary.call(Op::Upload, Some(id), work).await?;
         if receipt.verified != Verified::Backend {
-            let (body, _) = spool(&self.secondary, id).await?;
-            if body.digest().await? != stored.digest {
+            let (_, found) = read_digest(&self.secondary, id).await?;
+            if found != stored.digest {
                 return Err(self.error(ErrorKind::Integrity, Op::Upload, id));
             }
         }

@@ -18,6 +18,7 @@ pub mod cache;
 pub mod fallback;
 pub mod limit;
 pub mod metered;
+mod queue;
 pub mod retry;
 pub mod timeout;
 

@@ -10,6 +10,10 @@
 //! Only outages count: a storage that answers "not found" or "denied" is there. A caller asks
 //! ([`Breaker::admit`]) before it calls and reports ([`Breaker::record`]) afterwards with the pass it was given;
 //! a pass of before the last change of state is out of date and changes nothing.
+//!
+//! Of a call whose caller went away nothing is known: perhaps the storage hangs, perhaps the caller was in a hurry.
+//! When so many calls in a row as are enough outages had no answer, however far apart, the storage is *doubted*:
+//! somebody asks for one probe more ([`Breaker::doubt`]), while calls go through as before, and that decides.
 
 use std::time::Duration;
 
@@ -38,6 +42,11 @@ pub struct BreakerConfig {
     /// Longest time it is left alone. Default 30 s: how late a recovery is noticed at worst.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::required")]
     pub max_open_for: Duration,
+    /// How long a caller must have waited, besides for its turn, for its going away to be a call without an answer.
+    /// Default 1 s: most storages that work answer sooner, and where one does not, `min_outages` such callers in a
+    /// row cost one probe. 0: however short.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::required")]
+    pub patience: Duration,
 }
 
 impl Default for BreakerConfig {
@@ -48,6 +57,7 @@ impl Default for BreakerConfig {
             ratio: 0.5,
             open_for: Duration::from_secs(1),
             max_open_for: Duration::from_secs(30),
+            patience: Duration::from_secs(1),
         }
     }
 }
@@ -71,6 +81,13 @@ impl BreakerConfig {
     #[must_use]
     pub fn with_open_for(mut self, first: Duration, longest: Duration) -> Self {
         (self.open_for, self.max_open_for) = (first, longest);
+        self
+    }
+
+    /// Sets how long a caller that goes away must have waited to be a call without an answer.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
         self
     }
 
@@ -127,7 +144,8 @@ pub struct Pass {
 }
 
 impl Pass {
-    /// Tells whether the call decides about the state: nobody else may call until it is recorded.
+    /// Tells whether the call decides about the state. Unless the breaker is closed, nobody else may call until it is
+    /// recorded.
     pub fn is_probe(&self) -> bool {
         self.probe
     }
@@ -140,9 +158,9 @@ pub enum Outcome {
     Answer,
     /// It was out of reach.
     Outage,
-    /// The caller went away before there was an answer: of an ordinary call nothing is known; a probe has failed,
-    /// else nobody would ever probe again.
-    Dropped,
+    /// The caller went away before there was an answer, after it had waited so long: of an ordinary call nothing is
+    /// known; a probe has failed, else nobody would ever probe again.
+    Dropped(Duration),
 }
 
 /// The breaker of one storage.
@@ -156,6 +174,8 @@ pub struct Breaker {
     /// For how long it was opened last.
     open_for: Duration,
     probing: bool,
+    /// Calls without an answer since the last answer.
+    unanswered: u32,
     window: Window,
 }
 
@@ -169,6 +189,7 @@ impl Breaker {
             until: Duration::ZERO,
             open_for: config.open_for,
             probing: false,
+            unanswered: 0,
             window: Window::new(config.window),
         }
     }
@@ -200,30 +221,51 @@ impl Breaker {
         }
     }
 
+    /// Returns the right to probe a storage that is closed and doubted; nothing where it is not, or somebody does.
+    /// The probe's answer clears it, its outage opens the breaker.
+    pub fn doubt(&mut self) -> Option<Pass> {
+        let doubted = self.state == State::Closed && self.unanswered >= self.config.min_outages;
+        (doubted && !std::mem::replace(&mut self.probing, true))
+            .then_some(Pass { epoch: self.epoch, probe: true })
+    }
+
     /// Reports how a call ended.
     pub fn record(&mut self, now: Duration, pass: Pass, outcome: Outcome) {
         if pass.epoch != self.epoch {
             return;
         }
+        match outcome {
+            Outcome::Answer => self.unanswered = 0,
+            Outcome::Dropped(waited) if waited < self.config.patience => {}
+            Outcome::Outage | Outcome::Dropped(_) => self.unanswered = self.unanswered.saturating_add(1),
+        }
         match (self.state, outcome) {
-            (State::Closed, Outcome::Dropped) | (State::Open, _) => {}
+            (State::Closed, Outcome::Outage) if pass.probe => self.open_first(now),
+            (State::Closed, _) if pass.probe => self.probing = false,
+            (State::Closed, Outcome::Dropped(_)) | (State::Open, _) => {}
             (State::Closed, outcome) => {
                 self.window.add(now, outcome == Outcome::Outage);
                 let (calls, outages) = self.window.sums(now);
                 let share = f64::from(outages) / f64::from(calls.max(1));
                 if outages >= self.config.min_outages && share >= self.config.ratio {
-                    self.open_for = self.config.open_for;
-                    self.open(now);
+                    self.open_first(now);
                 }
             }
             (State::HalfOpen, Outcome::Answer) => {
                 self.window = Window::new(self.config.window);
                 self.enter(State::Closed);
             }
-            (State::HalfOpen, Outcome::Outage | Outcome::Dropped) => {
+            (State::HalfOpen, Outcome::Outage | Outcome::Dropped(_)) => {
                 self.open_for = self.open_for.saturating_mul(2).min(self.config.max_open_for);
                 self.open(now);
             }
+        }
+    }
+
+    /// Takes a probe's right back that was not used: the next caller gets it.
+    pub fn give_back(&mut self, pass: Pass) {
+        if pass.probe && pass.epoch == self.epoch {
+            self.probing = false;
         }
     }
 
@@ -235,6 +277,11 @@ impl Breaker {
         }
     }
 
+    fn open_first(&mut self, now: Duration) {
+        self.open_for = self.config.open_for;
+        self.open(now);
+    }
+
     fn open(&mut self, now: Duration) {
         self.until = now.saturating_add(self.open_for);
         self.enter(State::Open);
@@ -244,6 +291,7 @@ impl Breaker {
         self.state = state;
         self.epoch += 1;
         self.probing = false;
+        self.unanswered = 0;
     }
 }
 
@@ -339,9 +387,36 @@ mod tests {
         let mut breaker = breaker();
         for _ in 0..1_000 {
             call(&mut breaker, at(0), Outcome::Answer);
-            call(&mut breaker, at(0), Outcome::Dropped);
+            call(&mut breaker, at(0), Outcome::Dropped(at(30_000)));
         }
         assert_eq!(breaker.state(at(0)), State::Closed);
+        assert_eq!(breaker.doubt(), None);
+    }
+
+    #[test]
+    fn calls_without_an_answer_make_it_doubted_and_a_probe_decides() {
+        let unanswered = [Outcome::Outage, Outcome::Dropped(at(1_000))];
+        let doubted = |mut breaker: Breaker| {
+            // Far apart: never enough outages in one window.
+            for n in 0..5 {
+                assert_eq!(breaker.doubt(), None);
+                call(&mut breaker, at(n * 60_000), unanswered[n as usize % 2]);
+                call(&mut breaker, at(n * 60_000), Outcome::Dropped(at(999)));
+            }
+            let probe = breaker.doubt().unwrap();
+            assert!(probe.is_probe());
+            assert_eq!(breaker.doubt(), None, "one at a time");
+            assert!(!breaker.admit(at(240_000)).unwrap().is_probe(), "others go on");
+            (breaker, probe)
+        };
+        let (mut breaker, probe) = doubted(breaker());
+        breaker.record(at(240_000), probe, Outcome::Answer);
+        assert_eq!((breaker.state(at(240_000)), breaker.doubt()), (State::Closed, None));
+        let (mut breaker, probe) = doubted(breaker);
+        breaker.record(at(240_000), probe, Outcome::Dropped(Duration::ZERO));
+        let probe = breaker.doubt().unwrap();
+        breaker.record(at(240_000), probe, Outcome::Outage);
+        assert_eq!(breaker.admit(at(240_000)), Err(at(1_000)));
     }
 
     #[test]
@@ -370,7 +445,7 @@ mod tests {
 
     #[test]
     fn a_probe_that_fails_or_is_dropped_opens_it_for_twice_as_long() {
-        for outcome in [Outcome::Outage, Outcome::Dropped] {
+        for outcome in [Outcome::Outage, Outcome::Dropped(Duration::ZERO)] {
             let mut breaker = opened(at(0));
             let mut now = at(1_000);
             for wait in [2_000, 4_000, 8_000, 16_000, 30_000, 30_000] {
@@ -424,14 +499,15 @@ mod tests {
                         held.push(pass);
                     }
                 } else if let Some(pass) = held.pop() {
-                    let outcome = [Outcome::Answer, Outcome::Outage, Outcome::Dropped][usize::from(action - 2)];
-                    breaker.record(now, pass, outcome);
+                    let outcomes = [Outcome::Answer, Outcome::Outage, Outcome::Dropped(at(wait))];
+                    breaker.record(now, pass, outcomes[usize::from(action - 2)]);
                 }
+                held.extend(breaker.doubt());
                 let probes = held.iter().filter(|pass| pass.probe && pass.epoch == breaker.epoch);
                 prop_assert!(probes.count() <= 1);
             }
             for pass in held {
-                breaker.record(now, pass, Outcome::Dropped);
+                breaker.record(now, pass, Outcome::Dropped(Duration::ZERO));
             }
             prop_assert!(breaker.admit(now + at(30_000)).is_ok());
         }

@@ -163,11 +163,20 @@ impl FallbackStorage {
             secondary: secondary.name().to_owned(),
             can: (primary.capabilities(), secondary.capabilities()),
         };
-        let path = config.journal.clone();
-        if config.role == Role::Spare && !journal::is_there(path.clone()).await {
+        if config.role == Role::Spare && !journal::is_there(config.journal.clone()).await {
             nobodys_files(&*secondary).await.map_err(|error| error.with_storage(&config.name))?;
         }
-        let (journal, clock) = tokio::task::spawn_blocking(move || Journal::open(&path, &binding))
+        let (path, spool) = (config.journal.clone(), config.spool_directory().to_owned());
+        let open = move || {
+            if !spool.is_dir() {
+                return Err(Error::new(ErrorKind::Misconfigured, Op::Open).with_message(format!(
+                    "fallback: {} is no directory: see spool and journal",
+                    spool.display()
+                )));
+            }
+            Journal::open(&path, &binding)
+        };
+        let (journal, clock) = tokio::task::spawn_blocking(open)
             .await
             .map_err(|error| Error::new(ErrorKind::Other, Op::Open).with_source(error))?
             .map_err(|error| error.with_storage(&config.name))?;

@@ -1,7 +1,9 @@
 //! Deadlines: a call that hangs becomes a call that fails.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,8 +11,10 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
 use serde::Deserialize;
+use tokio::time::{sleep, timeout};
 
 use super::parts_of;
+use super::queue::Queue;
 use crate::body::Body;
 use crate::checksum::Digest;
 use crate::error::{Effect, Error, ErrorKind, Op, Result};
@@ -97,7 +101,8 @@ impl TimeoutConfig {
 ///
 /// What ran out of time is dropped and fails with [`Timeout`](ErrorKind::Timeout); where it would have written,
 /// its effect is [`Unknown`](Effect::Unknown). The deadline of a read is for its answer, then each piece of the
-/// body has the stall time, which runs only while a reader waits: a slow reader is no slow storage.
+/// body has the stall time, which runs only while a reader waits: a slow reader is no slow storage. The clock of a
+/// side of a fallback stands still while the call waits for a permit of a limit within.
 #[derive(Debug)]
 pub struct TimeoutStorage {
     inner: Arc<dyn FileStorage>,
@@ -122,10 +127,33 @@ impl TimeoutStorage {
         id: Option<&FileId>,
         work: impl Future<Output = Result<T>> + Send,
     ) -> Result<T> {
-        tokio::time::timeout(limit, work)
-            .await
-            .unwrap_or_else(|_| Err(timed_out(self.inner.name(), limit, op, id).with_effect(effect)))
+        let result = match Queue::current() {
+            None => timeout(limit, work).await.ok(),
+            Some(queue) => within_turns(limit, &queue, work).await,
+        };
+        result.unwrap_or_else(|| Err(timed_out(self.inner.name(), limit, op, id).with_effect(effect)))
     }
+}
+
+/// Runs `work` for at most `limit`, without the time that it waits for its turns. Nothing where that was over.
+async fn within_turns<T>(limit: Duration, queue: &Queue, work: impl Future<Output = T>) -> Option<T> {
+    let (mut work, mut sleep) = (pin!(work), pin!(sleep(limit)));
+    let (ends, before) = (sleep.deadline(), queue.waited());
+    poll_fn(|context| {
+        if let Poll::Ready(result) = work.as_mut().poll(context) {
+            return Poll::Ready(Some(result));
+        }
+        // The turn that is waited for wakes this task.
+        if queue.is_waiting() {
+            return Poll::Pending;
+        }
+        let deadline = ends + queue.waited().saturating_sub(before);
+        if sleep.deadline() != deadline {
+            sleep.as_mut().reset(deadline);
+        }
+        sleep.as_mut().poll(context).map(|()| None)
+    })
+    .await
 }
 
 fn timed_out(storage: &str, limit: Duration, op: Op, id: Option<&FileId>) -> Error {
@@ -146,7 +174,7 @@ fn unstalled<T: Send + 'static>(
 ) -> BoxStream<'static, Result<T>> {
     stream::unfold(Some((inner, error)), move |state| async move {
         let (mut inner, error) = state?;
-        match tokio::time::timeout(limit, inner.next()).await {
+        match timeout(limit, inner.next()).await {
             Ok(item) => item.map(|item| (item, Some((inner, error)))),
             Err(_) => Some((Err(error()), None)),
         }

@@ -8,11 +8,13 @@ mod conformance;
 mod degraded;
 mod healing;
 mod journal;
+mod large;
 mod model;
 mod plain;
 mod power;
 mod races;
 mod servers;
+mod sides;
 mod strangers;
 mod traps;
 

@@ -1,6 +1,6 @@
 //! How a fallback is set up: what the secondary is, and what each operation does on a miss and in an outage.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -17,6 +17,11 @@ pub struct FallbackConfig {
     /// The file of the journal; its directory must exist, on a disk that survives the service. SQLite keeps two
     /// more files beside it, and the lock is a third.
     pub journal: PathBuf,
+    /// The directory in which a file of more than 8 MiB lies, without a name, while it is brought from one side to the
+    /// other: it needs room for the largest, and for each that is copied or promoted at the same time. Default: that
+    /// of the journal, as the system's is in memory on many machines.
+    #[serde(default)]
+    pub spool: Option<PathBuf>,
     /// Name for errors, spans and metrics. Default: `fallback`.
     #[serde(default = "default_name")]
     pub name: String,
@@ -39,7 +44,8 @@ pub struct FallbackConfig {
     #[serde(default)]
     pub breaker: BreakerConfig,
     /// The longest that one call to a side may take, whatever is around that side: a side that hangs is an
-    /// outage. Default: that of the timeout layer. It ends the repetitions of a retry layer within the side too.
+    /// outage. Default: that of the timeout layer. It ends the repetitions of a retry layer within the side too. Its
+    /// clock stands still while the call waits for a permit of the side's own limit: load is no outage.
     #[serde(default)]
     pub deadline: TimeoutConfig,
     /// Most ids that may await their healing; a degraded write or deletion beyond is refused with
@@ -112,7 +118,8 @@ pub enum OnMiss {
     Fail,
     /// The secondary's file is the answer, where it has one.
     Secondary,
-    /// The same, and the file is first copied to the primary, if it is still absent there.
+    /// The same, and before a download the file is copied to the primary, if it is still absent there. `metadata` alone
+    /// copies nothing.
     Promote,
 }
 
@@ -177,6 +184,7 @@ impl FallbackConfig {
     pub fn new(journal: impl Into<PathBuf>) -> Self {
         Self {
             journal: journal.into(),
+            spool: None,
             name: default_name(),
             role: Role::default(),
             read: ReadPolicy::default(),
@@ -189,6 +197,19 @@ impl FallbackConfig {
             clock_margin: default_clock_margin(),
             heal_every: default_heal_every(),
         }
+    }
+
+    /// Sets the directory for files on their way between the sides.
+    #[must_use]
+    pub fn with_spool(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.spool = Some(directory.into());
+        self
+    }
+
+    /// Where files are on their way between the sides.
+    pub(super) fn spool_directory(&self) -> &Path {
+        let beside = self.journal.parent().filter(|parent| !parent.as_os_str().is_empty());
+        self.spool.as_deref().or(beside).unwrap_or(Path::new("."))
     }
 
     /// Sets the name.

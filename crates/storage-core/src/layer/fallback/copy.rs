@@ -7,11 +7,10 @@ use super::Inner;
 use super::config::{OnMiss, OnOutage, Role};
 use super::entry::{Entry, Named, Stored, from_primary, named};
 use super::journal::Change;
-use super::read::{SPOOL, marked};
+use super::read::marked;
 use super::settle::Settled;
 use super::side::is_outage;
 use super::write::{WithEffectOf, Write};
-use crate::body::Body;
 use crate::error::{Effect, ErrorKind, Op, Result};
 use crate::id::FileId;
 use crate::storage::{DownloadOptions, Precondition, Receipt, UploadOptions};
@@ -46,7 +45,7 @@ impl Inner {
         if merged.tags.is_empty() {
             merged.tags = metadata.tags;
         }
-        let body = Body::spool(source.body, SPOOL, None).await;
+        let body = self.spooled(source.body).await;
         let body = body.map_err(|error| error.with_op(op).with_id(from).with_effect_of(effect))?;
         let digest = body.digest().await?;
         if let Some(stored) = metadata.digest.filter(|stored| *stored != digest) {

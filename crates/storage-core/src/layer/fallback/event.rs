@@ -98,6 +98,8 @@ pub struct HealReport {
     pub left: usize,
     /// The outage of the primary that ended it early.
     pub stopped: Option<Error>,
+    /// The outage of the secondary, without which nothing but deletions can be healed: the rest was left as it is.
+    pub waiting: Option<Error>,
 }
 
 impl HealReport {

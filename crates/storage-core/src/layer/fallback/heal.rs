@@ -47,7 +47,6 @@
 //! [`clock_margin`]: super::config::FallbackConfig::clock_margin
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::super::breaker::State;
 use super::Inner;
@@ -55,8 +54,8 @@ use super::config::Role;
 use super::entry::{Base, Clash, Decision, Entry, Present, Stored, What, decide, with_own};
 use super::event::{Conflict, FallbackEvent, HealReport, Keep};
 use super::journal::Change;
-use super::read::{ask_metadata, spool};
-use super::side::is_outage;
+use super::read::{ask_metadata, read_digest};
+use super::side::{PROBE, is_outage};
 use crate::error::{Error, ErrorKind, Op, Result};
 use crate::id::FileId;
 use crate::metadata::FileMetadata;
@@ -64,9 +63,6 @@ use crate::storage::{Precondition, UploadOptions, Verified};
 
 /// How often what the primary holds may change under one replay before it is left for the next heal.
 const ATTEMPTS: usize = 5;
-
-/// How long a probe of a primary that was out may take.
-const PROBE: Duration = Duration::from_secs(10);
 
 /// What healing one id came to.
 enum Healed {
@@ -84,8 +80,11 @@ impl Inner {
         let _one_at_a_time = self.healing.lock().await;
         let mut report = HealReport::default();
         for id in self.journal.ids() {
-            let stale = self.journal.entry(&id).is_some_and(|entry| entry.is_stale());
-            if report.stopped.is_some() && !(stale && self.config.role == Role::Spare) {
+            let entry = self.journal.entry(&id);
+            let is = |what: fn(&Entry) -> bool| entry.as_deref().is_some_and(what);
+            let spares = self.config.role == Role::Spare && is(Entry::is_stale);
+            let needs_secondary = !is(|entry| matches!(entry.what, What::Tombstone));
+            if report.stopped.is_some() && !spares || report.waiting.is_some() && needs_secondary {
                 continue;
             }
             let turn = self.turns.take(&id).await;
@@ -114,6 +113,10 @@ impl Inner {
             }
             Err(error) if is_outage(&error) && error.storage() == Some(self.primary.name()) => {
                 report.stopped = Some(error);
+                "outage"
+            }
+            Err(error) if is_outage(&error) && error.storage() == Some(self.secondary.name()) => {
+                report.waiting = Some(error);
                 "outage"
             }
             Err(error) => {
@@ -165,9 +168,8 @@ impl Inner {
         let changed = !entry.base.is(&metadata);
         let doubted = may_be_it && !self.primary.storage().capabilities().verifies_sha256;
         if doubted || metadata.digest.is_none() && (may_be_it || changed) {
-            let (body, stored) = spool(&self.primary, id).await?;
-            let digest = body.digest().await?;
-            if stored.version != version {
+            let (read, digest) = read_digest(&self.primary, id).await?;
+            if read.version != version {
                 return Err(self.error(ErrorKind::VersionMismatch, Op::Metadata, id));
             }
             metadata.digest = Some(digest);
@@ -301,13 +303,13 @@ impl Inner {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        let (body, stored) = spool(&self.primary, id).await?;
+        let (body, stored) = self.spool(&self.primary, id).await?;
         let options: UploadOptions = stored.options();
         let work = self.secondary.storage().upload(id, body, options);
         let receipt = self.secondary.call(Op::Upload, Some(id), work).await?;
         if receipt.verified != Verified::Backend {
-            let (body, _) = spool(&self.secondary, id).await?;
-            if body.digest().await? != stored.digest {
+            let (_, found) = read_digest(&self.secondary, id).await?;
+            if found != stored.digest {
                 return Err(self.error(ErrorKind::Integrity, Op::Upload, id));
             }
         }
@@ -383,6 +385,9 @@ impl Inner {
         }
         if !self.journal.is_empty() && self.primary.state() != State::Open {
             let report = self.heal().await;
+            if let Some(error) = &report.waiting {
+                tracing::warn!(%error, left = report.left, "what needs the secondary is healed when it is back");
+            }
             for (id, error) in &report.failed {
                 tracing::warn!(%id, %error, "a file could not be healed and is tried again");
             }

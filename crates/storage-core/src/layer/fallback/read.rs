@@ -16,14 +16,15 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use futures::FutureExt;
 use futures::future::BoxFuture;
+use futures::{FutureExt, TryStreamExt};
 
 use super::config::{OnMiss, OnOutage, Role};
 use super::entry::{Entry, Named, Stored, What, from_primary, from_secondary, named};
 use super::side::{Side, is_outage};
 use super::{Inner, both_out};
-use crate::body::Body;
+use crate::body::{Body, ByteStream};
+use crate::checksum::{Digest, Hasher};
 use crate::error::{Error, ErrorKind, Op, Result};
 use crate::id::FileId;
 use crate::metadata::{FileMetadata, Version};
@@ -35,7 +36,7 @@ use crate::storage::{
 const MOVES: usize = 16;
 
 /// Bytes of a file on its way between the sides that are kept in memory; beyond, a temporary file.
-pub(super) const SPOOL: usize = 8 << 20;
+const SPOOL: usize = 8 << 20;
 
 /// An answer that tells a version.
 pub(super) trait Versioned {
@@ -240,16 +241,20 @@ impl Inner {
         ask: &Ask<'_, T>,
     ) -> Result<T> {
         let Some(when) = of_secondary(wanted) else { return Err(missing) };
-        match ask(Arc::clone(&self.secondary), when).await {
-            Ok(answer) => {
-                self.count(op, "miss");
-                // A copy has the turn of its target, and waits for no other.
-                if self.config.read.miss == OnMiss::Promote
-                    && op != Op::Copy
-                    && let Err(error) = self.promote(id).await
-                {
+        let answer = async {
+            // A copy has the turn of its target, and waits for no other; who asks for no bytes waits for none.
+            if self.config.read.miss == OnMiss::Promote && op == Op::Download {
+                // Before the bytes are asked for: whoever holds them holds a permit, and must not wait for another.
+                ask_metadata(Arc::clone(&self.secondary), id).await?;
+                if let Err(error) = self.promote(id).await {
                     tracing::warn!(%error, "a file that the secondary alone has could not be promoted");
                 }
+            }
+            ask(Arc::clone(&self.secondary), when).await
+        };
+        match answer.await {
+            Ok(answer) => {
+                self.count(op, "miss");
                 Ok(marked(answer, from_secondary))
             }
             Err(error) if error.kind() == ErrorKind::NotFound => Err(missing),
@@ -318,7 +323,23 @@ impl Inner {
 
     /// Takes a whole file from the secondary, with its attributes and the digest of its bytes.
     pub(super) async fn spool_secondary(&self, id: &FileId) -> Result<(Body, Stored)> {
-        spool(&self.secondary, id).await
+        self.spool(&self.secondary, id).await
+    }
+
+    /// Takes a whole file from a side; where the side does not tell its digest, that is of the bytes.
+    pub(super) async fn spool(&self, side: &Arc<Side>, id: &FileId) -> Result<(Body, Stored)> {
+        let (metadata, bytes) = take(side, id).await?;
+        let body = self.spooled(bytes).await?;
+        let digest = match metadata.digest {
+            Some(digest) => digest,
+            None => body.digest().await?,
+        };
+        Ok((body, Stored::of(&metadata, digest)))
+    }
+
+    /// Keeps bytes on their way between the sides.
+    pub(super) async fn spooled(&self, bytes: ByteStream) -> Result<Body> {
+        Body::spool(bytes, SPOOL, Some(self.config.spool_directory())).await
     }
 
     /// A URL of the side that holds the newest version. Nobody is asked whether it is in reach: a URL outlives an
@@ -361,21 +382,26 @@ pub(super) fn ask_metadata(side: Arc<Side>, id: &FileId) -> BoxFuture<'_, Result
     async move { side.call(Op::Metadata, Some(id), side.storage().metadata(id)).await }.boxed()
 }
 
-/// Takes a whole file from a side; where the side does not tell its digest, that is of the bytes.
-pub(super) fn spool<'a>(
+/// Reads a whole file of a side, and returns the digest of its bytes, which are kept nowhere.
+pub(super) async fn read_digest(side: &Arc<Side>, id: &FileId) -> Result<(FileMetadata, Digest)> {
+    let (metadata, mut bytes) = take(side, id).await?;
+    let mut hasher = Hasher::new();
+    while let Some(piece) = bytes.try_next().await? {
+        hasher.update(&piece);
+    }
+    Ok((metadata, hasher.finish()))
+}
+
+/// Begins to read a whole file of a side.
+fn take<'a>(
     side: &'a Arc<Side>,
     id: &'a FileId,
-) -> impl Future<Output = Result<(Body, Stored)>> + Send + 'a {
+) -> impl Future<Output = Result<(FileMetadata, ByteStream)>> + Send + 'a {
     async move {
         let storage: &dyn FileStorage = &**side.storage();
         let download = side.call(Op::Download, Some(id), storage.download(id, DownloadOptions::default()));
         let download = download.await?;
-        let body = Body::spool(side.watch(download.body), SPOOL, None).await?;
-        let digest = match download.metadata.digest {
-            Some(digest) => digest,
-            None => body.digest().await?,
-        };
-        Ok((body, Stored::of(&download.metadata, digest)))
+        Ok((download.metadata, side.watch(download.body)))
     }
     .boxed()
 }

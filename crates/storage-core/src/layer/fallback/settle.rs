@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Inner;
 use super::entry::{Entry, Intent, Stored};
 use super::journal::{Change, Known};
-use super::read::{ask_metadata, spool};
+use super::read::{ask_metadata, read_digest};
 use crate::error::{Error, ErrorKind, Op, Result};
 use crate::id::FileId;
 
@@ -51,8 +51,8 @@ impl Inner {
         let stored = match metadata.digest {
             Some(digest) => Stored::of(&metadata, digest),
             None => {
-                let (body, stored) = spool(&self.secondary, id).await?;
-                Stored { digest: body.digest().await?, ..stored }
+                let (metadata, digest) = read_digest(&self.secondary, id).await?;
+                Stored::of(&metadata, digest)
             }
         };
         Ok((stored.digest == intent.digest).then_some(stored))

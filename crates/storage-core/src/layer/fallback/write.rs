@@ -58,7 +58,7 @@ use super::entry::{
 };
 use super::event::FallbackEvent;
 use super::journal::Change;
-use super::read::{Versioned, ask_metadata, marked, spool};
+use super::read::{Versioned, ask_metadata, marked, read_digest};
 use super::seen::Held;
 use super::settle::Settled;
 use super::side::is_outage;
@@ -464,8 +464,7 @@ impl Inner {
         let work = self.primary.storage().upload(id, body.clone(), options);
         let receipt = self.primary.call(Op::Upload, Some(id), work).await?;
         if receipt.verified != Verified::Backend || receipt.digest != Some(digest) {
-            let (stored, _) = spool(&self.primary, id).await?;
-            let found = stored.digest().await?;
+            let (_, found) = read_digest(&self.primary, id).await?;
             if found != digest {
                 let message = format!("{digest} was sent, {found} is stored");
                 let error = self.error(ErrorKind::Integrity, Op::Upload, id).with_effect(Effect::Applied);

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::aimd::{Aimd, Answer};
 use crate::error::{Error, ErrorKind, Op};
 use crate::layer::metered::names;
+use crate::layer::queue::Queue;
 
 /// How many operations a storage may run at this moment. A clone is a handle on the same bound.
 #[derive(Clone, Debug)]
@@ -72,7 +73,7 @@ impl Bound {
 
     /// Waits for a permit. A caller that is dropped meanwhile leaves the queue.
     pub(super) async fn acquire(&self) -> Result<Permit, AcquireError> {
-        let permit = Arc::clone(&self.0.permits).acquire_owned().await?;
+        let permit = Queue::wait(Arc::clone(&self.0.permits).acquire_owned()).await?;
         let began = self.0.began.elapsed();
         Ok(Permit { permit: Some(permit), bound: self.clone(), began })
     }

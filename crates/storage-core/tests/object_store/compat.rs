@@ -433,7 +433,7 @@ async fn parts_that_a_reader_could_not_cut_again_are_refused() {
     let begun = store.create_multipart(&name).await.unwrap();
     let refused = store.put_part(&name, &begun, 0, filled(PART + 2, 1)).await.unwrap_err();
     assert!(is_generic(&refused, "the part of index 0 has"), "{refused}");
-    // Each is one that the storage itself would take, and so is the number of them.
+    // Parts such as S3 allows, as many as there would be of the announced size.
     let parts = [store.put_part(&name, &begun, 0, filled(PART, 1)).await.unwrap(), {
         store.put_part(&name, &begun, 1, filled(PART + 1, 2)).await.unwrap()
     }];

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::ledger::{Change, Ledger, Outcome, OutcomeRecord, Recorded, RunId};
+use crate::ledger::{Change, Ledger, LedgerError, Outcome, OutcomeRecord, Recorded, RunId};
 use crate::metrics::names;
 use crate::progress::Progress;
 
@@ -115,10 +115,12 @@ async fn record_all(
                 (Recorded::Done, _) => tell(progress, change, *size),
                 // A worker was ended between its last note and its end: that note stands.
                 (Recorded::Stale, Change::Failed { .. }) => {}
+                // All changes follow from what the ledger has told.
                 (Recorded::Stale, _) => {
-                    return Err(EngineError::Internal(format!(
-                        "the ledger does not expect this change: {change:?}"
-                    )));
+                    return Err(EngineError::Ledger(LedgerError::Corrupt {
+                        location: ledger.location().to_owned(),
+                        reason: format!("it contradicts itself: it does not expect {change:?}"),
+                    }));
                 }
             }
         }

@@ -192,6 +192,7 @@ const MIGRATOR: &[Row] = &[
         &[
             "collide",
             "config",
+            "course",
             "daemon",
             "daemon::schedule",
             "engine",

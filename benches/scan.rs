@@ -89,7 +89,7 @@ fn scan(criterion: &mut Criterion) {
     group.bench_function("list, merged with the ledger", |bencher| {
         bencher.iter(|| {
             let filter = Filter::default();
-            let plan = engine::plan(&*source, &target, Folding::default(), Some(&ledger), &filter, 0);
+            let plan = engine::plan(&*source, &target, None, Folding::default(), Some(&ledger), &filter, 0);
             runtime.block_on(plan).expect("a plan")
         });
     });

@@ -183,6 +183,19 @@ fn a_target_that_folds_names_is_told_by_the_plan() {
         let plan = plan.exits(4);
         assert!(plan.stdout.contains("takes these names for one"), "{plan}");
     }
+    // Also with what is there already: its own copy under its own name is not in the way.
+    fs::remove_file(desk.source("README")).unwrap();
+    fs::write(mounted.0.join("target/ReadMe"), "of somebody else").unwrap();
+    desk.write("source/other", "changed");
+    let plan = desk.migrator(["plan", "source", "mounted/target", "--json"]).run().exits(4);
+    assert_eq!(plan.events()[0]["failed"], serde_json::json!({"same_name": 1}), "{plan}");
+    let ran = desk.migrator(["copy", "source", "mounted/target", "-n", "--json"]).run().exits(0);
+    let told = |name: &str| ran.events().into_iter().find(|event| event["subject"] == name).unwrap();
+    assert_eq!(
+        (&told("readme")["action"], &told("readme")["reason"]),
+        (&"replace".into(), &"same_name".into())
+    );
+    assert_eq!((&told("other")["action"], told("other").get("reason")), (&"replace".into(), None));
 }
 
 /// The target's copy of a file that was moved away may be the only one: no newcomer whose name is the same there takes

@@ -230,6 +230,8 @@ fn what_is_in_the_way_in_a_directory_is_foretold() {
     let foretold = named(&ran.events(), "foretold", "action");
     assert_eq!(foretold["fail"], names(&["x", "y/1"]), "{ran}");
     assert_eq!(one(&ran.events(), "dry_run")["withheld"], "copy_failed", "{ran}");
+    let plan = desk.migrator(["plan", "source", "plain", "--json"]).run().exits(4);
+    assert_eq!(plan.events()[0]["failed"], serde_json::json!({"conflict": 2}), "{plan}");
     let ran = sync.args(["--json"]).run().exits(4);
     assert_eq!(named(&ran.events(), "file", "outcome")["failed"], foretold["fail"], "{ran}");
 }
@@ -247,6 +249,72 @@ fn a_real_server_is_not_written_to() {
     assert_eq!(remote.files(), [("only".to_owned(), entry(b"there"))].into(), "{ran}");
     sync.run().exits(0);
     assert!(remote.files().contains_key("a"));
+}
+
+/// The ledger's lock tells what its last line cannot.
+#[test]
+fn status_tells_a_run_that_goes_on_from_one_that_was_killed() {
+    let desk = Desk::new();
+    desk.write("source/large", vec![7; 8 << 20]);
+    let status = || desk.migrator(["status", "source", "embedded:target"]).run();
+    let copy = desk.migrator(["copy", "source", "embedded:target", "--bandwidth", "64KiB/s"]);
+    let mut running = copy.start();
+    running.until("a run has begun", |_| status().stdout.contains("is running"));
+    let told = status().exits(0);
+    assert!(told.stdout.contains(&format!("is running (process {} on ", running.pid())), "{told}");
+    running.signal(rustix::process::Signal::KILL);
+    running.wait();
+    let told = status().exits(0);
+    assert!(told.stdout.contains("was killed: the next copy goes on"), "{told}");
+}
+
+/// A name that is no UTF-8 is shown escaped, once.
+#[test]
+fn a_name_that_is_no_name_is_escaped_once() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let desk = Desk::new();
+    fs::write(desk.source("").join(std::ffi::OsStr::from_bytes(b"bad\xff")), "x").unwrap();
+    for line in [
+        vec!["plan", "source", "plain"],
+        vec!["copy", "source", "plain"],
+        vec!["copy", "source", "plain", "-n"],
+    ] {
+        let ran = desk.migrator(line).run().exits(4);
+        assert!(ran.stdout.contains("./bad\\xff"), "{ran}");
+        assert!(!ran.stdout.contains("bad\\\\xff") && !ran.stderr.contains("bad\\\\xff"), "{ran}");
+    }
+}
+
+#[test]
+fn tags_that_links_do_not_keep_are_told_once() {
+    let desk = Desk::new();
+    desk.write("source/a", "a");
+    for name in ["b", "c"] {
+        symlink("a", desk.source(name)).unwrap();
+    }
+    let copy = desk.migrator(["copy", "source", "plain", "--tag", "project=x"]);
+    let ran = copy.clone().args(["--preserve", "all"]).run().exits(0);
+    assert_eq!(ran.stderr.matches("are not kept for symbolic links and directories").count(), 1, "{ran}");
+    let ran = copy.run().exits(0);
+    assert!(!ran.stderr.contains("are not kept"), "{ran}");
+}
+
+#[test]
+fn a_job_that_does_nothing_is_refused() {
+    let desk = Desk::new();
+    let job = |options: &str| {
+        let text = "source = \"source\"\ntarget = \"plain\"\nmode = \"copy\"\nschedule = \"daily\"\n";
+        desk.write("config.toml", format!("[job.a]\n{text}options = [{options}]\n"));
+        desk.migrator(["daemon", "--check", "--config", "config.toml"]).run()
+    };
+    job("\"--dry-run\"").refuses(3, &["[job.a]", "--dry-run"]);
+    let ran = job("").exits(0);
+    assert!(!ran.stderr.contains("warning"), "{ran}");
+    // It may be there when the job is due, and is worth a word until then.
+    fs::remove_dir(desk.path("source")).unwrap();
+    let ran = job("").exits(0);
+    assert!(ran.stderr.contains("warning: [job.a] source: the directory"), "{ran}");
+    assert!(ran.stderr.contains("does not exist"), "{ran}");
 }
 
 /// Of thousands, a terminal is shown a few; programs are told all.

@@ -9,6 +9,7 @@ use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use storage_core::checksum::Digest;
 use storage_core::id::FileId;
+use storage_core::metadata::FileMetadata;
 use storage_core::storage::{Capabilities, FileStorage};
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +18,7 @@ use crate::filter::Filter;
 use crate::item::State;
 use crate::ledger::{FileFilter, FileRecord, Ledger, LedgerError, RunEnd, RunId, Tally};
 use crate::order::Order;
-use crate::plan::{Gate, Merge, MergeError, Step, Summary};
+use crate::plan::{Decision, Gate, Merge, MergeError, Obstacle, SAME_NAME, Step, Summary, decide};
 use crate::progress::{Progress, Snapshot};
 use crate::retire::Attic;
 use crate::rules::Rules;
@@ -28,6 +29,7 @@ use crate::verify::Claim;
 
 pub use self::copy::copy;
 use self::recorder::{Recorder, Recording};
+use self::rehearsal::InTarget;
 pub use self::rehearsal::{Action, Foretold, Rehearsed, Tell, rehearse, would_remove};
 pub use self::sweep::{Cleaned, cleanup, rehearse_cleanup};
 pub use self::sync::{Removal, SyncOptions, sync};
@@ -63,6 +65,8 @@ pub struct Job {
     pub target: Arc<dyn FileStorage>,
     /// Which file system the source is on, where it is on one: equal as long as the same one is mounted there.
     pub source_place: Option<String>,
+    /// The source's path and where its file system is mounted, in words, where it is a directory: for a refusal.
+    pub source_path: Option<String>,
     /// Whether the files of the source are all that shows that it is there, as of a prefix on a server: a name that is not
     /// right then looks like an empty source. Default: no.
     pub source_shows_by_files: bool,
@@ -102,6 +106,7 @@ impl Job {
             source,
             target,
             source_place: None,
+            source_path: None,
             source_shows_by_files: false,
             only_files: false,
             directories: false,
@@ -276,13 +281,16 @@ impl From<MergeError> for EngineError {
 }
 
 /// Counts what a copy would do, and writes nothing anywhere but temporary files of its own. Without a ledger, everything is
-/// new. Where names are alike, the source is listed twice, and where the target takes them for one, once more.
+/// new. Where names are alike, the source is listed twice, and where the target takes them for one, once more. A target
+/// that cannot have `a` and `a/b`, or takes names for one, is listed as well where it is given as `held`, for what it has in
+/// the way of the source's.
 ///
 /// # Errors
 /// [`EngineError::Source`] and [`EngineError::Ledger`], when either cannot be read to its end.
 pub async fn plan(
     source: &dyn FileStorage,
     target: &Capabilities,
+    held: Option<&dyn FileStorage>,
     folding: Folding,
     ledger: Option<&dyn Ledger>,
     filter: &Filter,
@@ -294,6 +302,8 @@ pub async fn plan(
     };
     // Where they are one name to the target they must be known before the first decision.
     let known = if folding.any() { Some(twins(source, ledger, filter).await?) } else { None };
+    let held = held.filter(|_| !target.nested_ids || folding.any());
+    let mut held = held.map(|held| InTarget::new(held, target));
     let mut gate = Gate::new(target.clone(), Clashes::of(known.as_deref().unwrap_or_default(), folding));
     let mut search = Search::new().map_err(no_room)?;
     let mut merge = Merge::new(scan::entries(source, filter.clone()), rows);
@@ -304,13 +314,40 @@ pub async fn plan(
         {
             search.add(&file.id).map_err(no_room)?;
         }
-        summary.add(step, &mut gate, list_at_most);
+        let obstacle = match (&step, &mut held) {
+            (Step::Entry(Entry::File(file), row), Some(held)) => {
+                obstacle(file, row.as_deref(), held, folding).await?
+            }
+            _ => None,
+        };
+        summary.add(step, &mut gate, obstacle, list_at_most);
     }
     summary.twins = match known {
         Some(twins) => twins,
         None => look_again(source, None, filter, search).await?,
     };
     Ok(summary)
+}
+
+/// Says what a target has in the way of a file that would be sent.
+async fn obstacle(
+    file: &FileMetadata,
+    row: Option<&FileRecord>,
+    held: &mut InTarget<'_>,
+    folding: Folding,
+) -> Result<Option<Obstacle>, EngineError> {
+    let decision = decide(file, row);
+    let sent = !matches!(decision, Decision::Unchanged | Decision::Confirm);
+    if held.at(&file.id).await?.is_some() || !sent {
+        return Ok(None);
+    }
+    if let Some(obstacle) = held.in_the_way(&file.id).await {
+        return Ok(Some(obstacle));
+    }
+    // What was copied before may be there in another form of its own name.
+    let alias = folding.any() && decision == Decision::New && held.takes_for_another(&file.id).await;
+    let detail = "the target takes it for the name of another file that it has, which a copy would replace";
+    Ok(alias.then(|| (SAME_NAME, detail.to_owned())))
 }
 
 fn no_room(error: std::io::Error) -> EngineError {

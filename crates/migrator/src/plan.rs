@@ -109,6 +109,12 @@ fn blocked(id: &FileId, target: &Capabilities, nesting: &mut Nesting) -> Option<
     ))
 }
 
+/// The reason of a name that the target takes for that of another file.
+pub const SAME_NAME: &str = "same_name";
+
+/// Why a target cannot take a file: a stable word, and the reason in full.
+pub type Obstacle = (&'static str, String);
+
 /// What a target cannot hold, found before a byte moves. To be asked for all files in order.
 #[derive(Debug)]
 pub struct Gate {
@@ -138,7 +144,7 @@ impl Gate {
         }
         let other = self.clashes.other(id)?;
         Some((
-            "same_name",
+            SAME_NAME,
             format!("the target takes it for the same name as \"{}\"", other.as_str().escape_debug()),
         ))
     }
@@ -306,8 +312,8 @@ pub struct Listed {
 }
 
 impl Summary {
-    /// Adds a step; lists at most `limit` entries.
-    pub fn add(&mut self, step: Step, gate: &mut Gate, limit: usize) {
+    /// Adds a step, with what the target has in the way of its file; lists at most `limit` entries.
+    pub fn add(&mut self, step: Step, gate: &mut Gate, in_the_way: Option<Obstacle>, limit: usize) {
         let list = |listed: &mut Vec<Listed>, entry: Listed| {
             if listed.len() < limit {
                 listed.push(entry);
@@ -316,7 +322,7 @@ impl Summary {
         match step {
             Step::Entry(Entry::File(file), row) => {
                 let decision = decide(&file, row.as_deref());
-                match gate.refuses(&file, decision) {
+                match gate.refuses(&file, decision).or(in_the_way) {
                     Some((reason, detail)) => {
                         *self.failed.entry(reason.to_owned()).or_default() += 1;
                         let subject = file.id.as_str().to_owned();

@@ -1,7 +1,13 @@
 //! Sizes, rates and ages as people write and read them. Pure.
 
 use std::fmt;
-use std::time::Duration;
+use std::str::FromStr;
+use std::time::{Duration, SystemTime};
+
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+use storage_core::id::FileId;
 
 /// A text that is no size, rate or age.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,25 +83,76 @@ pub fn parse_rate(text: &str) -> Result<u64, InvalidQuantity> {
     Ok(rate)
 }
 
-/// Reads an age: `90s`, `30m`, `36h`, `7d`.
+/// Reads an age: `90s`, `30m`, `1h30m`, `7d`; also `w`, and as rclone has them `M` (30 days) and `y` (365 days).
 ///
 /// # Errors
 /// What is wrong with the text, in words.
 pub fn parse_age(text: &str) -> Result<Duration, InvalidQuantity> {
-    let invalid =
-        || InvalidQuantity(format!("{text:?} is no age: write a number and s, m, h or d, as in 36h"));
-    let trimmed = text.trim();
-    let unit_at = trimmed.find(|char: char| !char.is_ascii_digit()).ok_or_else(invalid)?;
-    let (number, unit) = trimmed.split_at(unit_at);
-    let seconds: u64 = match unit {
-        "s" => 1,
-        "m" | "min" => 60,
-        "h" => 3_600,
-        "d" => 86_400,
-        _ => return Err(invalid()),
+    let invalid = || {
+        InvalidQuantity(format!("{text:?} is no age: write numbers with s, m, h, d or w, as in 36h or 1h30m"))
     };
-    let number: u64 = number.parse().map_err(|_| invalid())?;
-    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(invalid)
+    let mut rest = text.trim();
+    let mut age = 0_u64;
+    loop {
+        let unit_at = rest.find(|char: char| !char.is_ascii_digit()).ok_or_else(invalid)?;
+        let (number, behind) = rest.split_at(unit_at);
+        let next_at = behind.find(|char: char| char.is_ascii_digit()).unwrap_or(behind.len());
+        let (unit, next) = behind.split_at(next_at);
+        let seconds: u64 = match unit {
+            "s" => 1,
+            "m" | "min" => 60,
+            "h" => 3_600,
+            "d" => 86_400,
+            "w" => 7 * 86_400,
+            "M" => 30 * 86_400,
+            "y" => 365 * 86_400,
+            _ => return Err(invalid()),
+        };
+        let number: u64 = number.parse().map_err(|_| invalid())?;
+        age = number.checked_mul(seconds).and_then(|part| age.checked_add(part)).ok_or_else(invalid)?;
+        if next.is_empty() {
+            return Ok(Duration::from_secs(age));
+        }
+        rest = next;
+    }
+}
+
+/// A moment, as a user writes it: so long ago, or a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// So long before now.
+    Ago(Duration),
+    /// Then.
+    At(Timestamp),
+}
+
+impl Since {
+    /// Returns the moment; nothing where it lies before all times.
+    pub fn at(self, now: SystemTime) -> Option<SystemTime> {
+        match self {
+            Self::Ago(age) => now.checked_sub(age),
+            Self::At(time) => Some(time.into()),
+        }
+    }
+}
+
+impl FromStr for Since {
+    type Err = InvalidQuantity;
+
+    fn from_str(text: &str) -> Result<Self, InvalidQuantity> {
+        if let Ok(age) = parse_age(text) {
+            return Ok(Self::Ago(age));
+        }
+        let text = text.trim();
+        let local = |time: DateTime| time.to_zoned(TimeZone::system()).map(|time| time.timestamp());
+        let time = text.parse::<Timestamp>().or_else(|_| text.parse::<DateTime>().and_then(local));
+        time.map(Self::At).map_err(|_| {
+            InvalidQuantity(format!(
+                "{text:?} is neither an age nor a time: write one as in 36h or 1h30m, the other as in 2026-11-01 or \
+                 2026-11-01T08:00:00Z"
+            ))
+        })
+    }
 }
 
 /// Writes a number of bytes for a reader: `0 B`, `1023 B`, `1.5 KiB`, `16.0 MiB`.
@@ -144,6 +201,11 @@ pub fn show_name(name: &str) -> String {
         }
     }
     shown
+}
+
+/// As [`show_name`], for what a run tells of: a file's name, or the path of what has none, which is escaped already.
+pub fn show_subject(subject: &str) -> String {
+    if FileId::parse(subject).is_ok() { show_name(subject) } else { show_text(subject) }
 }
 
 /// Makes a text of several sentences safe to show: as [`show_name`], but backslashes stay, as they come from
@@ -204,10 +266,54 @@ mod tests {
     }
 
     #[test]
+    fn a_moment_is_an_age_or_a_time() {
+        let time = |text: &str| Since::At(text.parse().unwrap());
+        assert_eq!("1h30m".parse(), Ok(Since::Ago(Duration::from_secs(5400))));
+        assert_eq!("2026-11-01T08:00:00Z".parse(), Ok(time("2026-11-01T08:00:00Z")));
+        assert_eq!("2026-11-01T08:00:00+02:00".parse(), Ok(time("2026-11-01T06:00:00Z")));
+        let midnight: DateTime = "2026-11-01T00:00:00".parse().unwrap();
+        let midnight = midnight.to_zoned(TimeZone::system()).unwrap().timestamp();
+        for text in ["2026-11-01", "2026-11-01T00:00:00", "2026-11-01 00:00:00"] {
+            assert_eq!(text.parse(), Ok(Since::At(midnight)), "{text}");
+        }
+        for text in ["", "yesterday", "2026-13-01", "2026-11", "2026"] {
+            let error = text.parse::<Since>().unwrap_err().to_string();
+            assert!(error.contains("1h30m") && error.contains("2026-11-01"), "{text}: {error}");
+        }
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(5401);
+        let second = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+        assert_eq!(Since::Ago(Duration::from_secs(5400)).at(now), Some(second));
+        assert_eq!(time("1970-01-01T00:00:01Z").at(now), Some(second));
+    }
+
+    #[test]
+    fn an_escaped_path_is_not_escaped_again() {
+        assert_eq!(show_subject("./bad\\xff"), "./bad\\xff");
+        assert_eq!(show_subject("bad\\xff/"), "bad\\xff/");
+        assert_eq!(show_subject("bad\\xff"), "bad\\\\xff", "a file's own name");
+        assert_eq!(show_subject("./bad\u{1b}"), "./bad\\u{1b}");
+    }
+
+    #[test]
     fn ages_need_a_unit() {
         assert_eq!(parse_age("36h"), Ok(Duration::from_secs(36 * 3600)));
         assert_eq!(parse_age("0s"), Ok(Duration::ZERO));
-        for text in ["", "3", "h", "1w", "-1h", "99999999999999999999d", "9999999999999999999d"] {
+        assert_eq!(parse_age("1h30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(parse_age("1d2h3m4s"), Ok(Duration::from_secs(93_784)));
+        assert_eq!(parse_age("2w"), Ok(Duration::from_secs(14 * 86_400)));
+        assert_eq!(parse_age("1M"), Ok(Duration::from_secs(30 * 86_400)), "as rclone has it, and no minute");
+        for text in [
+            "",
+            "3",
+            "h",
+            "1x",
+            "1h30",
+            "1h 30m",
+            "1hm",
+            "-1h",
+            "99999999999999999999d",
+            "9999999999999999999d",
+        ] {
             assert!(parse_age(text).is_err(), "{text}");
         }
     }

@@ -204,6 +204,11 @@ impl Rules {
         }
     }
 
+    /// Tells whether any file may be given tags or metadata.
+    pub fn have_tags(&self) -> bool {
+        self.0.iter().any(|rule| !rule.tags.is_empty())
+    }
+
     /// Gives a file what its name matches.
     pub fn apply(&self, id: &FileId, options: &mut UploadOptions) {
         let mut kind = None;

@@ -113,8 +113,11 @@ pub enum Refusal {
         candidates: u64,
     },
     /// The source is on another file system than before.
-    #[error("nothing was done: the source is on another file system than before ({now}, before {before})")]
+    #[error("nothing was done: the source{} is on another file system than before ({now}, before {before})",
+        .path.as_ref().map(|path| format!(" {path}")).unwrap_or_default())]
     Elsewhere {
+        /// The source, and where its file system is mounted, where that is known.
+        path: Option<String>,
         /// Where the ledger knows it.
         before: String,
         /// Where it is.

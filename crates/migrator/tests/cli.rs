@@ -189,6 +189,7 @@ fn a_copy_of_a_directory_is_told_to_people_and_to_programs() {
     let filters = vec![
         (r"[^\s/]*--[^\s/]*-[0-9a-f]{8}\.sqlite", "LEDGER.sqlite"),
         (r"\(\d+s\)", "(TIME)"),
+        (r"proof:  [0-9a-f]{64}", "proof:  HEAD"),
         (r"\d{4}-\d\d-\d\dT[0-9:.]+Z", "WHEN"),
         (r#""seconds":[0-9.e-]+"#, r#""seconds":SECONDS"#),
     ];

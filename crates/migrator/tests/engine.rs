@@ -730,7 +730,7 @@ async fn names_that_are_one_to_the_target_are_refused_before_a_byte_moves() {
     bench.job.folding = Folding { case: true, unicode: true };
     let run = bench.copy().await;
     let (able, filter) = (bench.target.capabilities(), Filter::default());
-    let plan = engine::plan(&*bench.source, &able, bench.job.folding, None, &filter, 20);
+    let plan = engine::plan(&*bench.source, &able, None, bench.job.folding, None, &filter, 20);
     let plan = plan.await.unwrap();
     assert_eq!(plan.failed, [("same_name".to_owned(), 4)].into(), "the plan says what the copy does");
     assert_eq!((plan.to_copy().files, plan.twins.len()), (2, 2));
@@ -776,8 +776,9 @@ async fn a_name_that_is_one_with_that_of_a_file_that_was_moved_away_is_refused()
     }
     let (able, filter) = (bench.target.capabilities(), Filter::default());
     let ledger: &dyn Ledger = &*bench.ledger;
-    let plan =
-        engine::plan(&*bench.source, &able, bench.job.folding, Some(ledger), &filter, 20).await.unwrap();
+    let plan = engine::plan(&*bench.source, &able, None, bench.job.folding, Some(ledger), &filter, 20)
+        .await
+        .unwrap();
     assert_eq!(plan.failed, [("same_name".to_owned(), 1)].into());
     for _ in 0..2 {
         let run = bench.copy().await;

@@ -356,7 +356,8 @@ impl fmt::Display for Error {
             // Escaped: a name may hold newlines or terminal control codes.
             write!(f, " \"{}\"", id.as_str().escape_debug())?;
         } else if let Some(subject) = &inner.subject {
-            write!(f, " \"{}\"", subject.escape_debug())?;
+            // Bytes that are no text are escaped in it already.
+            write!(f, " \"{}\"", subject.escape_debug().to_string().replace("\\\\", "\\"))?;
         }
         if let Some(storage) = &inner.storage {
             write!(f, " on {storage}")?;

@@ -204,6 +204,7 @@ const MIGRATOR: &[Row] = &[
         &[
             "collide",
             "config",
+            "course",
             "daemon",
             "daemon::schedule",
             "engine",

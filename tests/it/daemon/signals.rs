@@ -44,7 +44,7 @@ fn a_new_configuration_is_taken_and_a_wrong_one_is_not() {
     hall.get("/api/v1/jobs/more").expect(200);
 
     for (wrong, why) in [
-        (job("files", "schedule = \"sometimes\""), ":9: schedule: \"sometimes\" is no schedule"),
+        (job("files", "schedule = \"sometimes\""), ":9: [job.files] schedule: \"sometimes\" is no schedule"),
         (job("files", "options = [\"--exlude\", \"x\"]"), ":5: [job.files] unexpected argument '--exlude'"),
         (job("files", "").replace("./target", "./source/inside"), "[job.files] "),
         ("not TOML".to_owned(), "config.toml:5: "),
@@ -105,7 +105,7 @@ fn a_configuration_is_checked_without_a_daemon() {
     let check = || stage.desk.migrator(["daemon", "--check", "--config", config.to_str().unwrap()]).run();
     assert_eq!(check().exits(0).stdout, "the configuration is right: 1 job\n");
     stage.configure(&job("files", "").replace("\"copy\"", "\"copi\""));
-    check().refuses(3, &["config.toml:8: mode: ", "did you mean \"copy\"?"]);
+    check().refuses(3, &["config.toml:8: [job.files] mode: ", "did you mean \"copy\"?"]);
     stage.configure(&job("files", "options = [\"--json\"]"));
     check().refuses(3, &["[job.files] options: those of every command"]);
     stage.configure(&job("files", "options = [\"s3://AKIA:hunter2@b\"]"));

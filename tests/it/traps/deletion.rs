@@ -248,6 +248,9 @@ fn a_source_on_another_filesystem_than_before_deletes_nothing() {
     nothing_is_deleted(&desk, &ran);
     assert!(!stored(&desk.path("target")).contains_key("stray"), "{ran}");
     assert!(ran.stderr.contains("would have been removed from the target (6 files):"), "{ran}");
+    let mounted = format!("the source {0}, mounted at {0}, is on another file system", source.display());
+    let ids = ran.stderr.matches("file system ").count() + ran.stderr.matches("device ").count();
+    assert!(ran.stderr.contains(&mounted) && ids >= 2, "{ran}");
     // A copy in between does not make it right.
     desk.migrator(["copy", "source", "embedded:target"]).run().exits(0);
     let ran = sync(&desk).run().refuses(6, &["--allow-other-filesystem"]);

@@ -13,7 +13,7 @@ use storage_core::checksum::Digest;
 use crate::config::sse::{KeySource, Sse};
 use crate::config::{check_concurrency, check_part_size};
 use crate::order::Order;
-use crate::quantity::{parse_age, parse_size};
+use crate::quantity::{Since, parse_age, parse_size};
 use crate::report::proof::parse_hash;
 use crate::rules::Given;
 use crate::safeguard::Limit;
@@ -34,47 +34,64 @@ first.";
 const AFTER: &str = "\
 Storages (SOURCE and TARGET):
   DIR                  a directory; ./NAME is always one
-  s3://BUCKET[/PREFIX] a bucket of any S3-compatible server, or what lies beneath a prefix
+  s3://BUCKET[/PREFIX] a bucket of any S3-compatible server, or what
+                       lies beneath a prefix
   NAME[:PREFIX]        a storage of the configuration file
-  embedded:DIR         the project's own S3 server in front of a directory, in this process
+  embedded:DIR         the project's own S3 server in front of a
+                       directory, in this process
 
-Use `migrator help COMMAND` for everything a command can do, and `migrator --help` for exit codes, environment \
-and files.";
+Use `migrator help COMMAND` for everything a command can do, and
+`migrator --help` for exit codes, environment and files.";
 
 const AFTER_LONG: &str = "\
 Storages (SOURCE and TARGET):
-  DIR                   A directory. ./NAME is always one, whatever the configuration file names.
-  s3://BUCKET[/PREFIX]  A bucket of any S3-compatible server, or what lies beneath a prefix. The server's
-                        address, the region and the credentials come from the AWS environment.
+  DIR                   A directory. ./NAME is always one, whatever
+                        the configuration file names.
+  s3://BUCKET[/PREFIX]  A bucket of any S3-compatible server, or what
+                        lies beneath a prefix. The server's address,
+                        the region and the credentials come from the
+                        AWS environment.
   NAME[:PREFIX]         A storage of the configuration file.
-  embedded:DIR          The project's own S3 server in front of a directory, in this process: real S3
-                        requests without a server. A TARGET is made when it is missing.
+  embedded:DIR          The project's own S3 server in front of a
+                        directory, in this process: real S3 requests
+                        without a server. A TARGET is made when it is
+                        missing.
 
 Exit codes:
   0    Done, and everything is as it should be.
   1    Internal error.
   2    The command line is wrong.
-  3    Configuration or environment: the file, credentials, a bucket, a directory, the ledger, the way to a
-       server.
-  4    The run ended; some files failed. Running it again tries them again.
-  5    The audit ended; the target is not what it should be. What is only in the target is told and is no
-       mismatch.
-  6    Refused by a safeguard: the ledger is in use or belongs to another pair of storages, the target lies
-       inside the source; of a sync, the source is empty or elsewhere, or too much would be deleted.
+  3    Configuration or environment: the file, credentials, a bucket,
+       a directory, the ledger, the way to a server.
+  4    The run ended; some files failed. Running it again tries them
+       again.
+  5    The audit ended; the target is not what it should be. What is
+       only in the target is told and is no mismatch.
+  6    Refused by a safeguard: the ledger is in use or belongs to
+       another pair of storages, the target lies inside the source; of
+       a sync, the source is empty or elsewhere, or too much would be
+       deleted.
   130  Interrupted. Running it again continues.
 
 Environment:
-  AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_PROFILE, AWS_REGION, ...
-                        Credentials and region, as all AWS tools read them. They are never taken from the
-                        command line, which every user of the machine can read.
+  AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN,
+  AWS_PROFILE, AWS_REGION, ...
+                        Credentials and region, as all AWS tools read
+                        them. They are never taken from the command
+                        line, which every user of the machine can
+                        read.
   AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL
                         The server, where it is not Amazon's.
-  MIGRATOR_LOG          What is logged (info, storage_core=debug, ...); overrules -v and -q.
+  MIGRATOR_LOG          What is logged (info, storage_core=debug,
+                        ...); overrules -v and -q.
   MIGRATOR_TOKEN_FILE, MIGRATOR_TOKEN
-                        The daemon's token, instead of the configuration file's token_file.
+                        The daemon's token, instead of the
+                        configuration file's token_file.
   STATE_DIRECTORY, XDG_STATE_HOME
-                        Where ledgers are kept; default ~/.local/state.
-  XDG_CONFIG_HOME       Where the configuration file is looked for; default ~/.config.
+                        Where ledgers are kept; default
+                        ~/.local/state.
+  XDG_CONFIG_HOME       Where the configuration file is looked for;
+                        default ~/.config.
   NO_COLOR              No colours, when set.
 
 Files:
@@ -84,12 +101,15 @@ Files:
                         Configuration; the first that exists is read.
 
 Signals:
-  SIGINT and SIGTERM stop a run in order: nothing new is begun, what is in flight is given up, the ledger is
-  closed; at most 10 seconds. A second signal stops at once. Either way nothing that was reported is lost.
+  SIGINT and SIGTERM stop a run in order: nothing new is begun, what
+  is in flight is given up, the ledger is closed; at most 10 seconds.
+  A second signal stops at once. Either way nothing that was reported
+  is lost.
 
 Examples:
   migrator plan /srv/files s3://archive
   migrator copy /srv/files s3://archive --report report
+  migrator sync /srv/files s3://archive --delete --dry-run
   migrator sync /srv/files s3://archive --delete
   migrator verify /srv/files s3://archive --read-back
   migrator copy s3://archive /srv/files.restored --preserve all";
@@ -331,12 +351,15 @@ pub struct Which {
     /// Take only files of at most this size
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub max_size: Option<u64>,
-    /// Take only files that were last changed at least so long ago: 90m, 36h, 7d
-    #[arg(long, value_name = "AGE", value_parser = parse_age)]
-    pub min_age: Option<Duration>,
-    /// Take only files that were last changed at most so long ago
-    #[arg(long, value_name = "AGE", value_parser = parse_age)]
-    pub max_age: Option<Duration>,
+    /// Take only files that were last changed at least so long ago, or before a time: 90m, 1h30m, 7d, 2026-11-01
+    ///
+    /// An age is numbers with s, m, h, d, w, M (30 days) or y (365 days). A time is as in RFC 3339,
+    /// 2026-11-01T08:00:00Z; without a zone it is the machine's, and a date alone is its midnight.
+    #[arg(long, value_name = "AGE|TIME", value_parser = Since::from_str)]
+    pub min_age: Option<Since>,
+    /// Take only files that were last changed at most so long ago, or since a time
+    #[arg(long, value_name = "AGE|TIME", value_parser = Since::from_str)]
+    pub max_age: Option<Since>,
 }
 
 /// How fast.
@@ -715,6 +738,14 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         Args::command().debug_assert();
+    }
+
+    /// It is not wrapped by anybody: what is wider breaks in the middle of words on a narrow terminal.
+    #[test]
+    fn what_follows_the_options_is_narrow() {
+        for line in AFTER.lines().chain(AFTER_LONG.lines()) {
+            assert!(line.chars().count() <= 70, "{line:?}");
+        }
     }
 
     #[test]

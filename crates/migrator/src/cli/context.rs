@@ -432,14 +432,14 @@ pub(super) fn filter(settings: &Settings, which: &args::Which) -> Result<Filter,
     for path in &which.files_from {
         files.get_or_insert_default().append(&mut filter::files_of_file(&read(path)?)?);
     }
-    let ago = |age: Option<Duration>| age.and_then(|age| SystemTime::now().checked_sub(age));
+    let now = SystemTime::now();
     Ok(Filter::new(Criteria {
         rules: filter::rules(&settings.include, &settings.exclude, rules)?,
         files,
         min_size: which.min_size,
         max_size: which.max_size,
-        changed_before: ago(which.min_age),
-        changed_after: ago(which.max_age),
+        changed_before: which.min_age.and_then(|since| since.at(now)),
+        changed_after: which.max_age.and_then(|since| since.at(now)),
     }))
 }
 

@@ -142,6 +142,7 @@ pub(super) fn job(
     job.filter = filter;
     // Asked of what was opened: nothing can be mounted there meanwhile without the storage noticing.
     job.source_place = migration.source.file_system();
+    job.source_path = migration.source.where_mounted();
     if let Place::Directory { path, .. } = &migration.source {
         job.moved_away = Some(Arc::new(open_attic(path, migration)?));
     }
@@ -183,6 +184,15 @@ pub(super) async fn carry_out(
     });
     let source = source.preserving_what_fits(&migration.source, Side::Source, kept, notice)?;
     let options = options(args, &settings, &migration, away)?;
+    if matches!(migration.target, Place::Directory { .. })
+        && (kept.symlinks || kept.directories)
+        && options.rules.have_tags()
+    {
+        // P6: what is not kept is said.
+        let message =
+            "tags and metadata of rules are not kept for symbolic links and directories in a directory";
+        drive.progress.tell(&Event::Notice { message });
+    }
     let target = context.open_target(&migration.target, &*ledger, options.concurrency, kept).await?;
     let server = Arc::clone(&target.storage);
     let target = target.preserving(&migration.target, Side::Target, kept)?;

@@ -43,6 +43,7 @@ pub(super) async fn run(context: &Context, args: &args::Daemon) -> Result<Exit, 
     let loaded = load(context, args)?;
     if args.check {
         let count = u64::try_from(loaded.specs.len()).unwrap_or(u64::MAX);
+        work::absent_sources(context).iter().for_each(|line| context.output.note(line));
         context.output.text(&format!("the configuration is right: {}\n", show_count(count, "job")));
         return Ok(Exit::Ok);
     }

@@ -159,6 +159,15 @@ impl Place {
         Some(format!("device {device:x}"))
     }
 
+    /// Says which directory the place is, and where the file system that it is on is mounted.
+    pub fn where_mounted(&self) -> Option<String> {
+        let path = self.directory()?;
+        let device = |path: &Path| rustix::fs::stat(path).ok().map(|stat| stat.st_dev);
+        let own = device(path)?;
+        let mounted = path.ancestors().take_while(|above| device(above) == Some(own)).last()?;
+        Some(format!("{}, mounted at {},", show_path(path), show_path(mounted)))
+    }
+
     /// Returns which names the place takes for one. A directory that is not there yet will be as the one above it;
     /// objects are kept apart by every byte.
     pub fn folding(&self) -> Folding {

@@ -14,7 +14,7 @@ use crate::failure::{Exit, Failure, Side};
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{Binding, Count, Ledger, LedgerError};
 use crate::plan::Summary;
-use crate::quantity::{show_count, show_name, show_size, show_text};
+use crate::quantity::{show_count, show_name, show_size, show_subject, show_text};
 
 #[derive(Serialize)]
 struct PlanBody<'p> {
@@ -50,7 +50,16 @@ pub(super) async fn run(context: &Context, args: &args::Plan) -> Result<Exit, Fa
 
     let rows = ledger.as_ref().map(|ledger| ledger as &dyn Ledger);
     let folding = migration.target.folding();
-    let summary = engine::plan(&*source.storage, &capabilities, folding, rows, &filter, args.list).await;
+    let summary = engine::plan(
+        &*source.storage,
+        &capabilities,
+        Some(&*target.storage),
+        folding,
+        rows,
+        &filter,
+        args.list,
+    )
+    .await;
     source.close().await;
     target.close().await;
     drop(stand_in);
@@ -210,7 +219,7 @@ fn human(
         line(format_args!("\nentries"));
         for entry in &summary.listed {
             let detail = entry.detail.as_deref().unwrap_or(&entry.reason);
-            let (outcome, name) = (entry.outcome.as_str(), show_name(&entry.subject));
+            let (outcome, name) = (entry.outcome.as_str(), show_subject(&entry.subject));
             line(format_args!("  {outcome:<8} {name}: {}", show_text(detail)));
         }
     }

@@ -31,9 +31,11 @@ pub(super) fn run(context: &Context, args: &args::Proof) -> Result<Exit, Failure
         if let Some(before) = &before
             && checked.header.previous != Some(before.head)
         {
-            return Err(mismatch(format!(
-                "{shown} does not follow the proof before it: line 1 names another"
-            )));
+            let message = format!("{shown} does not follow the proof before it: line 1 names another");
+            return Err(Failure::new(Exit::Mismatch, message).with_hint(
+                "name the proofs of all runs that wrote one (--report), in the order of the runs: one between these two \
+                 is missing, or one of them was made anew",
+            ));
         }
         if let Some(expected) = args.head.filter(|_| index + 1 == args.files.len())
             && checked.head != expected

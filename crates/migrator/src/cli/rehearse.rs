@@ -15,7 +15,7 @@ use crate::course::Named;
 use crate::engine::{self, Action, EngineError, Foretold, Job, Rehearsed, Removal};
 use crate::failure::{Exit, Failure, Side};
 use crate::ledger::{Binding, Ledger};
-use crate::quantity::{show_count, show_name, show_size, show_text};
+use crate::quantity::{show_count, show_name, show_size, show_subject, show_text};
 use crate::report::text::{what_stays, why};
 use crate::safeguard::Refusal;
 
@@ -122,7 +122,7 @@ fn in_a_line(foretold: &Foretold<'_>) -> String {
     let size = foretold.size.map(|size| format!("  {}", show_size(size))).unwrap_or_default();
     let why = foretold.detail.unwrap_or(foretold.reason);
     let why = if why.is_empty() { String::new() } else { format!(": {}", show_text(&why.replace('_', " "))) };
-    format!("{}{size}{why}", show_name(foretold.subject))
+    format!("{}{size}{why}", show_subject(foretold.subject))
 }
 
 struct Places<'p> {

@@ -132,11 +132,13 @@ async fn tell(
     directory: Option<&Path>,
     exit: Option<Exit>,
 ) -> Result<Exit, Failure> {
+    let mut proven = None;
     let report = match directory {
         Some(directory) => {
             let written = files::write(ledger, Some(run), directory).await?;
             let Proven { head, previous } = written.proof;
             ledger.note_proof(run, previous, head).await?;
+            proven = Some(head);
             written.report
         }
         None => Report::of(ledger, Some(run)).await?,
@@ -146,6 +148,9 @@ async fn tell(
     if let Some(directory) = directory {
         let shown = crate::quantity::show_name(&directory.to_string_lossy());
         context.output.text(&format!("report: {shown}\n"));
+    }
+    if let Some(head) = proven {
+        context.output.text(&format!("proof:  {head}\n"));
     }
     context.output.event(
         "summary",

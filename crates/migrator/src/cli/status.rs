@@ -9,6 +9,7 @@ use crate::cli::args;
 use crate::cli::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::item::State;
+use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{Binding, Count, Ledger, RunEnd, RunRecord};
 use crate::quantity::{show_count, show_name, show_size, show_text};
 use crate::report::unrecorded::unrecorded;
@@ -23,6 +24,8 @@ struct StatusBody<'s> {
     left: Count,
     unrecorded: Count,
     orphaned_uploads: usize,
+    /// Who writes the ledger at this moment.
+    writer: Option<&'s str>,
 }
 
 /// Shows where a migration stands.
@@ -32,6 +35,8 @@ struct StatusBody<'s> {
 pub(super) async fn run(context: &Context, args: &args::Lookup) -> Result<Exit, Failure> {
     let ledger =
         context.look_up(args.source.as_deref(), args.target.as_deref(), args.ledger.as_deref()).await?;
+    // Before the run: one that ends in between is told as ended.
+    let writer = SqliteLedger::holder(ledger.location()).await?;
     let run = ledger.run(None).await?;
     let states = ledger.state_counts().await?;
     let orphans = ledger.orphans().await?.len();
@@ -49,9 +54,10 @@ pub(super) async fn run(context: &Context, args: &args::Lookup) -> Result<Exit, 
             left,
             unrecorded,
             orphaned_uploads: orphans,
+            writer: writer.as_deref(),
         },
     );
-    context.output.text(&human(&ledger, run.as_ref(), &states, unrecorded, orphans));
+    context.output.text(&human(&ledger, run.as_ref(), writer.as_deref(), &states, unrecorded, orphans));
     Ok(Exit::Ok)
 }
 
@@ -69,6 +75,7 @@ const fn sum(one: Count, other: Count) -> Count {
 fn human(
     ledger: &dyn Ledger,
     run: Option<&RunRecord>,
+    writer: Option<&str>,
     states: &BTreeMap<State, Count>,
     unrecorded: Count,
     orphans: usize,
@@ -86,10 +93,13 @@ fn human(
         Some(run) => {
             let kind = run.kind.as_str();
             let end = match run.end {
-                None => "is running, or was killed",
-                Some(RunEnd::Complete) => "complete",
-                Some(RunEnd::Interrupted) => "interrupted",
-                Some(RunEnd::Aborted) => "broke off",
+                None => match writer {
+                    Some(writer) => format!("is running ({})", show_text(writer)),
+                    None => "was killed: the next copy goes on".to_owned(),
+                },
+                Some(RunEnd::Complete) => "complete".to_owned(),
+                Some(RunEnd::Interrupted) => "interrupted".to_owned(),
+                Some(RunEnd::Aborted) => "broke off".to_owned(),
             };
             let when = run.finished.unwrap_or(run.started);
             line(format_args!("run     {} ({kind}), {end}, {when:.0}", run.id));

@@ -12,7 +12,7 @@ use crate::cli::args::Global;
 use crate::cli::output::Output;
 use crate::progress::meter::{Meter, Pace, moved};
 use crate::progress::{Event, Progress, Snapshot};
-use crate::quantity::{show_duration, show_name, show_size, show_text};
+use crate::quantity::{show_duration, show_name, show_size, show_subject, show_text};
 use crate::report::is_problem;
 
 /// Failed files that are named while the run goes on; the report has all of them.
@@ -62,7 +62,7 @@ pub(super) fn progress(output: Output) -> Progress {
                 if before < MAX_NAMED {
                     let reason =
                         if reason.is_empty() { String::new() } else { format!(": {}", show_text(reason)) };
-                    output.note(&format!("{}: {}{reason}", outcome.as_str(), show_name(subject)));
+                    output.note(&format!("{}: {}{reason}", outcome.as_str(), show_subject(subject)));
                 } else if before == MAX_NAMED {
                     output.note("more files follow that are not named here: the report has all of them");
                 }

@@ -253,7 +253,9 @@ impl<'a, 'i> Table<'a, 'i> {
 
     fn wrong(&self, key: &str, message: impl std::fmt::Display) -> ConfigError {
         let span = self.get(key).map_or(self.span.clone(), Spanned::span);
-        self.file.wrong(span, format!("{key}: {message}"))
+        // Several jobs may have the same key.
+        let job = if self.name.starts_with("job.") { format!("[{}] ", self.name) } else { String::new() };
+        self.file.wrong(span, format!("{job}{key}: {message}"))
     }
 
     fn checked<T>(

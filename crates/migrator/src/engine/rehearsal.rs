@@ -22,7 +22,7 @@ use crate::collide::Nesting;
 use crate::course::{MAX_WITHHELD, Named};
 use crate::item::State;
 use crate::ledger::{Count, Outcome, Withheld};
-use crate::plan::{Decision, Gate, Step, decide};
+use crate::plan::{Decision, Gate, Obstacle, SAME_NAME, Step, decide};
 use crate::quarantine;
 use crate::safeguard::{Judgement, Refusal, View, judge};
 use crate::scan::Entry;
@@ -190,6 +190,7 @@ async fn copying(
     let capabilities = job.target.capabilities();
     let mut target = InTarget::new(&*job.target, &capabilities);
     let mut gate = Gate::new(capabilities, clashes);
+    let folding = job.folding.any();
     let mut usable = true;
     while let Some(step) = merge.next().await? {
         match step {
@@ -206,16 +207,18 @@ async fn copying(
                     rehearsed.tell(tell, &fail(subject, size, reason, &detail));
                     continue;
                 }
+                let alias = stored.is_none() && sent && folding && target.takes_for_another(&file.id).await;
                 let action = match decision {
                     Decision::Unchanged => None,
                     Decision::Confirm => Some(Action::Compare),
-                    _ if stored.is_some() => Some(Action::Replace),
+                    _ if stored.is_some() || alias => Some(Action::Replace),
                     _ => Some(Action::Copy),
                 };
                 match action {
                     None => rehearsed.unchanged.add(file.size),
                     Some(action) => {
-                        rehearsed.tell(tell, &Foretold { action, subject, size, reason: "", detail: None });
+                        let reason = if alias { SAME_NAME } else { "" };
+                        rehearsed.tell(tell, &Foretold { action, subject, size, reason, detail: None });
                     }
                 }
                 let Some(retirement) = &options.retirement else { continue };
@@ -296,7 +299,7 @@ pub(super) fn with_removal(error: EngineError, removal: Option<&Removal>) -> Eng
 }
 
 /// What the target has, beside the source and in step with it.
-struct InTarget<'t> {
+pub(super) struct InTarget<'t> {
     storage: &'t dyn FileStorage,
     files: Fuse<BoxStream<'static, Result<FileMetadata, Error>>>,
     next: Option<FileMetadata>,
@@ -307,14 +310,14 @@ struct InTarget<'t> {
 }
 
 impl<'t> InTarget<'t> {
-    fn new(storage: &'t dyn FileStorage, capabilities: &Capabilities) -> Self {
+    pub(super) fn new(storage: &'t dyn FileStorage, capabilities: &Capabilities) -> Self {
         let files = storage.list(&Prefix::all(), ListOptions::default()).fuse();
         let nesting = (!capabilities.nested_ids).then(Nesting::default);
         Self { storage, files, next: None, nesting, any: false }
     }
 
     /// Returns what the target has under this id; ids must ascend.
-    async fn at(&mut self, id: &FileId) -> Result<Option<FileMetadata>, EngineError> {
+    pub(super) async fn at(&mut self, id: &FileId) -> Result<Option<FileMetadata>, EngineError> {
         loop {
             if self.next.is_none() {
                 match self.files.next().await {
@@ -344,8 +347,13 @@ impl<'t> InTarget<'t> {
         }
     }
 
+    /// Tells whether the target takes another name of its own for this one, of which [`at`](Self::at) found nothing.
+    pub(super) async fn takes_for_another(&self, id: &FileId) -> bool {
+        self.any && self.storage.metadata(id).await.is_ok()
+    }
+
     /// Says what keeps a directory from taking a file of this id, of which [`at`](Self::at) found nothing.
-    async fn in_the_way(&self, id: &FileId) -> Option<(&'static str, String)> {
+    pub(super) async fn in_the_way(&self, id: &FileId) -> Option<Obstacle> {
         let nesting = self.nesting.as_ref().filter(|_| self.any)?;
         if let Some(above) = nesting.over(id) {
             let detail = format!("the target has the file \"{}\" above it", above.as_str().escape_debug());

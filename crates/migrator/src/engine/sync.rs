@@ -99,6 +99,9 @@ pub(super) async fn refuse_other_place<'j>(
     match before.filter(|before| is_elsewhere(Some(before), Some(now))) {
         None => Ok(None),
         Some(_) if removal.allow_other_filesystem => Ok(Some(now)),
-        Some(before) => Err(Refusal::Elsewhere { before, now: now.clone() }.into()),
+        Some(before) => {
+            let path = job.source_path.clone();
+            Err(Refusal::Elsewhere { path, before, now: now.clone() }.into())
+        }
     }
 }

@@ -13,7 +13,7 @@ use storage_core::id::FileId;
 
 use crate::course::{Course, Point};
 use crate::ledger::{Count, OutcomeRecord, RunEnd, RunKind};
-use crate::quantity::{show_duration, show_name, show_size, show_text};
+use crate::quantity::{show_duration, show_name, show_size, show_subject, show_text};
 use crate::quarantine;
 use crate::report::advice::next_step;
 use crate::report::files::Proven;
@@ -255,7 +255,7 @@ fn problem(problem: &OutcomeRecord) -> Markup {
     html! {
         li {
             span class=(class) { (problem.outcome.as_str()) }
-            bdi.name { (show_name(&problem.subject)) }
+            bdi.name { (show_subject(&problem.subject)) }
             @if let Some(size) = problem.size { span.mute { " " (show_size(size)) } }
             @if !detail.is_empty() { p { bdi { (show_text(detail)) } } }
             @if let Some(next) = next_step(problem.outcome, &problem.reason) { p.next.mute { (words(next)) } }

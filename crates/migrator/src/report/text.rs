@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::course::Named;
 use crate::ledger::{Count, RunKind, Withheld};
-use crate::quantity::{show_count, show_duration, show_name, show_size, show_text};
+use crate::quantity::{show_count, show_duration, show_name, show_size, show_subject, show_text};
 use crate::report::{Report, Verdict};
 
 /// Problems that are named; the rest is counted.
@@ -91,7 +91,7 @@ pub fn human(report: &Report) -> String {
                 format_args!(
                     "  {:<10} {}{colon}{}",
                     problem.outcome.as_str(),
-                    show_name(&problem.subject),
+                    show_subject(&problem.subject),
                     show_text(detail)
                 ),
             );

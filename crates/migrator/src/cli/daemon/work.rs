@@ -20,6 +20,7 @@ use crate::item::State;
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{Ledger, LedgerError};
 use crate::progress::Progress;
+use crate::quantity::show_name;
 use crate::report::failures;
 
 /// Files that are tried again one by one; beyond that, everything is looked at.
@@ -47,6 +48,19 @@ pub(super) fn specs(context: &Context) -> Result<Vec<JobSpec>, Failure> {
         })
     };
     context.config.jobs.iter().map(spec).collect()
+}
+
+/// Says which jobs have a source that is not there at this moment: a run would fail, and all else is right.
+pub(super) fn absent_sources(context: &Context) -> Vec<String> {
+    let absent = |(name, job): (&String, &Job)| {
+        let places = context.without_source(Task::parse(job).ok()?.pair()).ok()?;
+        let path = places.source.directory().filter(|path| !path.is_dir())?;
+        Some(format!(
+            "warning: [job.{name}] source: the directory {} does not exist: is its file system mounted?",
+            show_name(&path.to_string_lossy())
+        ))
+    };
+    context.config.jobs.iter().filter_map(absent).collect()
 }
 
 fn spec(context: &Arc<Context>, name: &str, job: &Job) -> Result<JobSpec, Failure> {

@@ -166,15 +166,15 @@ mod tests {
     fn what_means_nothing_is_refused_with_its_line() {
         let job = |more: &str| format!("[job.a]\nsource = \"s\"\ntarget = \"t\"\nmode = \"copy\"\n{more}");
         for (text, message) in [
-            (job("schedule = \"61 * * * *\""), ":5: schedule: \"61 * * * *\" is no schedule"),
+            (job("schedule = \"61 * * * *\""), ":5: [job.a] schedule: \"61 * * * *\" is no schedule"),
             (job("schedul = \"hourly\""), "did you mean \"schedule\"?"),
-            (job("debounce = \"2s\""), ":5: debounce: is of jobs that watch"),
-            (job("jitter = \"2s\""), ":5: jitter: is of jobs that have a schedule"),
-            (job("retries = \"many\""), ":5: retries: expected a whole number"),
+            (job("debounce = \"2s\""), ":5: [job.a] debounce: is of jobs that watch"),
+            (job("jitter = \"2s\""), ":5: [job.a] jitter: is of jobs that have a schedule"),
+            (job("retries = \"many\""), ":5: [job.a] retries: expected a whole number"),
             ("[job.a]\nmode = \"copi\"\n".to_owned(), "did you mean \"copy\"?"),
             (
                 job("watch = true").replace("\"copy\"", "\"cleanup\""),
-                ":5: watch: a cleanup does not follow changes",
+                ":5: [job.a] watch: a cleanup does not follow changes",
             ),
             ("[job.a]\nmode = \"copy\"\n".to_owned(), "[job.a] has no key \"source\""),
             ("[job.\"a b\"]\n".to_owned(), "letters, digits"),

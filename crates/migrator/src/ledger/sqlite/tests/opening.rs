@@ -403,3 +403,48 @@ async fn no_page_of_a_listing_reads_what_was_read_before() {
         assert_eq!(steps, [expected]);
     }
 }
+
+/// A rehearsal leaves nothing beside the ledger, as other readers do, and is nothing worth once somebody has written.
+#[tokio::test]
+async fn an_unchanging_reader_makes_nothing_and_finds_out_that_somebody_wrote() {
+    let directory = TempDir::new().unwrap();
+    let path = closed_ledger(&directory, 3).await;
+    let before = (names(directory.path()), fs::read(&path).unwrap());
+    let ledger = SqliteLedger::open_unchanging(&path).await.unwrap();
+    assert_eq!(ledger.files(FileFilter::default()).try_collect::<Vec<_>>().await.unwrap().len(), 3);
+    ledger.check_unchanged().await.unwrap();
+    assert_eq!((names(directory.path()), fs::read(&path).unwrap()), before);
+
+    let writer = open(&path, OpenMode::Existing).await.unwrap();
+    writer.begin_run(RunKind::Copy, "0.0.0").await.unwrap();
+    let refused = ledger.check_unchanged().await;
+    assert!(matches!(refused, Err(LedgerError::Locked { .. })), "{refused:?}");
+    let refused = SqliteLedger::open_unchanging(&path).await;
+    assert!(matches!(refused, Err(LedgerError::Locked { .. })), "{refused:?}");
+    let holder = SqliteLedger::holder(&path).await.unwrap().unwrap();
+    assert!(holder.contains(&format!("process {} on ", std::process::id())), "{holder}");
+    drop(writer);
+    // Its log is back in the file by now.
+    let refused = ledger.check_unchanged().await;
+    assert!(matches!(refused, Err(LedgerError::Locked { .. })), "{refused:?}");
+    assert_eq!(SqliteLedger::holder(&path).await.unwrap(), None);
+    let missing = directory.path().join("none");
+    assert_eq!(SqliteLedger::holder(&missing).await.unwrap(), None);
+    assert!(matches!(SqliteLedger::open_unchanging(&missing).await, Err(LedgerError::Missing { .. })));
+    assert!(!missing.exists());
+}
+
+/// `status` looks at the lock by having it for a moment: no run is refused for that.
+#[tokio::test]
+async fn a_look_at_the_lock_refuses_no_run() {
+    let directory = TempDir::new().unwrap();
+    let path = closed_ledger(&directory, 1).await;
+    let lock = fs::File::open(path.with_extension("db.lock")).unwrap();
+    lock.lock_shared().unwrap();
+    let look = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        drop(lock);
+    });
+    open(&path, OpenMode::Existing).await.unwrap();
+    look.join().unwrap();
+}

@@ -41,6 +41,7 @@ use self::journal::{Binding, Change, Journal};
 use self::seen::Seen;
 use self::side::{Side, is_outage};
 use self::turns::Turns;
+use self::urls::Urls;
 use super::breaker::State;
 use super::metered::names;
 use crate::body::Body;
@@ -66,6 +67,7 @@ mod seen;
 mod settle;
 mod side;
 mod turns;
+mod urls;
 mod write;
 
 /// Two storages as one; see the [module](self). A clone is a handle on the same pair.
@@ -94,6 +96,7 @@ struct Inner {
     journal: Journal,
     turns: Turns,
     seen: Seen,
+    urls: Urls,
     events: Events,
     /// One heal at a time.
     healing: tokio::sync::Mutex<()>,
@@ -192,6 +195,7 @@ impl FallbackStorage {
             journal,
             turns: Turns::default(),
             seen,
+            urls: Urls::default(),
             events,
             healing: tokio::sync::Mutex::new(()),
         };
@@ -310,7 +314,7 @@ fn together(primary: &Capabilities, secondary: &Capabilities, role: Role) -> Cap
         verifies_sha256: primary.verifies_sha256 && secondary.verifies_sha256,
         composite_sha256: primary.composite_sha256,
         tags: primary.tags && secondary.tags,
-        presigned_get: primary.presigned_get,
+        presigned_get: primary.presigned_get && secondary.presigned_get,
         // What a URL writes reaches the primary alone.
         presigned_put: primary.presigned_put && role == Role::Spare,
         resumable: primary.resumable,
@@ -438,7 +442,7 @@ impl FileStorage for FallbackStorage {
         &self.inner.config.name
     }
 
-    /// What both sides can do, outage or not; uploads in parts and URLs are the primary's.
+    /// What both sides can do, outage or not; uploads in parts and URLs that write are the primary's.
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities.clone()
     }

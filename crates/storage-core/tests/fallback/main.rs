@@ -17,6 +17,7 @@ mod servers;
 mod sides;
 mod strangers;
 mod traps;
+mod urls;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

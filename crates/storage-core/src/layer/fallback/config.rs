@@ -88,8 +88,9 @@ fn default_heal_every() -> Duration {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
-    /// It holds what was written while the primary was out, until that is healed, and nothing else. Healthy
-    /// operations cost nothing. In an outage of the primary, what was written before cannot be read.
+    /// It holds what was written while the primary was out, until that is healed and no URL of it works any more, and
+    /// nothing else. Healthy operations cost nothing. In an outage of the primary, what was written before cannot be
+    /// read.
     #[default]
     Spare,
     /// It holds every file that the primary holds, and the journal names each exception: every write goes to both,

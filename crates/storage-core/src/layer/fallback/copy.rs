@@ -74,6 +74,7 @@ impl Inner {
         let replica = self.config.role == Role::Replica;
         let fresh = self.mark(Entry::begun(to), settled, op).await?;
         let held = self.seen.take(to);
+        self.urls.forget(to);
         let options = UploadOptions { when, ..options.clone() };
         let work = self.primary.storage().copy(from, to, options.clone());
         match self.primary.call(op, Some(to), work).await {

@@ -27,6 +27,7 @@ impl Inner {
             return Err(error.with_message("an absent file cannot be deleted"));
         }
         let _turn = self.turns.take(id).await;
+        self.urls.forget(id);
         let settled = self.settled(id, op).await?;
         let Some(entry) = settled.entry.clone().filter(|entry| !entry.is_stale()) else {
             return self.delete_ordinary(id, when, settled).await;

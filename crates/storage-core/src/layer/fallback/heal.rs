@@ -5,8 +5,8 @@
 //! **A file that the primary missed.** 1. an intent that is open is settled; 2. the primary is asked what it holds,
 //! and [`decide`] says whether that may be replaced; 3. the secondary's bytes are sent, under the precondition that
 //! it still holds what was seen (where the primary can compare); 4. the stored bytes are compared with the journal's
-//! digest, by the primary or by reading them back; 5. row `stale`; 6. a spare's copy is removed; 7. the row is
-//! removed.
+//! digest, by the primary or by reading them back; 5. row `stale`; 6. a spare's copy is removed, once no URL of it
+//! works any more; 7. the row is removed.
 //!
 //! | ends between | what remains | what follows |
 //! |---|---|---|
@@ -251,7 +251,9 @@ impl Inner {
             self.record(Change::Remove(id.clone()), Op::Upload).await?;
         } else {
             self.record(Change::Put(Arc::new(Entry::stale(id))), Op::Upload).await?;
-            self.clear_secondary(id).await;
+            if !self.urls.need(id) {
+                self.clear_secondary(id).await;
+            }
         }
         Ok(healed)
     }
@@ -271,6 +273,7 @@ impl Inner {
     /// Makes the secondary's copy what it should be.
     async fn refresh(&self, id: &FileId, entry: &Entry) -> Result<Healed> {
         let primary = match self.config.role {
+            Role::Spare if self.urls.need(id) => return Ok(Healed::Nothing),
             Role::Spare => None,
             Role::Replica => match ask_metadata(Arc::clone(&self.primary), id).await {
                 Err(error) if error.kind() == ErrorKind::NotFound => None,

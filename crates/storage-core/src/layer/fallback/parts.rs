@@ -60,6 +60,7 @@ impl Inner {
             self.record(Change::Put(Arc::new(Entry::begun(id))), op).await?;
         }
         let there = self.seen.take(id);
+        self.urls.forget(id);
         let own = finish.digest;
         let work = parts_of(self.primary.storage(), op)?.finish(ticket, held, finish);
         match self.primary.call(op, Some(id), work).await {

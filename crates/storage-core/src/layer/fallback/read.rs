@@ -15,6 +15,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, TryStreamExt};
@@ -343,10 +344,11 @@ impl Inner {
     }
 
     /// A URL of the side that holds the newest version. Nobody is asked whether it is in reach: a URL outlives an
-    /// outage. One for writing is refused while the id could not be written to the primary: what it did there would
-    /// be unknown to the journal.
+    /// outage. A spare keeps its copy until the URL ceases to work, unless the file is written or deleted before, or
+    /// the process ends. One for writing is refused while the id could not be written to the primary: what it did there
+    /// would be unknown to the journal.
     pub(super) async fn presigned_url(&self, id: &FileId, request: PresignRequest) -> Result<PresignedUrl> {
-        let entry = self.journal.entry(id);
+        let mut entry = self.journal.entry(id);
         if request.method == PresignMethod::Put {
             if !self.capabilities.presigned_put {
                 return Err(self.error(ErrorKind::Unsupported, Op::Presign, id).with_message(
@@ -360,9 +362,28 @@ impl Inner {
             }
             return self.primary.storage().presigned_url(id, request).await;
         }
+        let side_can = |side: &Side| side.storage().capabilities().presigned_get;
+        if side_can(&self.primary) != side_can(&self.secondary) && !id.is_reserved() {
+            return Err(self
+                .error(ErrorKind::Unsupported, Op::Presign, id)
+                .with_message("one of the two sides has no URLs"));
+        }
+        let spares =
+            self.config.role == Role::Spare && entry.as_deref().is_some_and(|row| row.file().is_some());
+        if let (true, Some(expires)) = (spares, SystemTime::now().checked_add(request.expires_in)) {
+            // A heal that ends after the second look knows of it.
+            self.urls.note(id, expires);
+            entry = self.journal.entry(id);
+        }
         match entry.as_deref().map(|entry| &entry.what) {
             Some(What::Tombstone) => Err(self.error(ErrorKind::NotFound, Op::Presign, id)),
-            Some(What::File(_)) => self.secondary.storage().presigned_url(id, request).await,
+            Some(What::File(_)) => {
+                let url = self.secondary.storage().presigned_url(id, request).await?;
+                if spares {
+                    self.urls.note(id, url.expires);
+                }
+                Ok(url)
+            }
             Some(What::Stale) | None => self.primary.storage().presigned_url(id, request).await,
         }
     }

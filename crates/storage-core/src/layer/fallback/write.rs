@@ -126,6 +126,7 @@ impl Inner {
             },
             other => other.clone(),
         };
+        self.urls.forget(id);
         // 0
         let fresh = self.mark(Entry::begun(id), &settled, write.op).await?;
         let held = self.seen.take(id);
@@ -326,7 +327,10 @@ impl Inner {
                 // 4 and 5
                 match self.config.role {
                     Role::Replica => self.mirror(id, &write, &receipt).await,
-                    Role::Spare => self.clear_secondary(id).await,
+                    Role::Spare => {
+                        self.urls.forget(id);
+                        self.clear_secondary(id).await;
+                    }
                 }
                 Ok(marked(receipt, from_primary))
             }

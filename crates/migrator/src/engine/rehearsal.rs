@@ -366,6 +366,8 @@ impl<'t> InTarget<'t> {
             }
             _ => {}
         }
+        // The listing is just behind the id: nothing that begins like it, and nothing is beneath it.
+        self.next.as_ref().filter(|next| next.id.as_str().starts_with(id.as_str()))?;
         let beneath = Prefix::parse(format!("{id}/")).ok()?;
         let first = self.storage.list(&beneath, ListOptions::default()).next().await?;
         let first = first

@@ -94,7 +94,10 @@ impl Agenda {
         let scope = match why {
             Why::Retry => self.retry.clone(),
             Why::Change => match &self.changes {
-                Some(changes) if partial => Scope::Files(changes.iter().cloned().collect()),
+                // What the run before was about could not be looked at either.
+                Some(changes) if partial && self.past.stuck.is_none() => {
+                    Scope::Files(changes.iter().cloned().collect())
+                }
                 _ => Scope::All,
             },
             Why::Schedule | Why::Reconcile | Why::Asked => Scope::All,
@@ -216,10 +219,8 @@ mod tests {
         assert_eq!(due(&agenda), Due { at: after(86400), why: Why::Reconcile });
         agenda.note_change(Seen::File(file("a")), NOW);
         assert_eq!(due(&agenda), Due { at: after(3600), why: Why::Change });
-        // What could be opened is at once.
-        run(&mut agenda, Why::Change, Scope::Files([file("a")].into()), Exit::Ok);
-        assert_eq!(due(&agenda), Due { at: NOW, why: Why::Reconcile });
-        run(&mut agenda, Why::Reconcile, Scope::All, Exit::Ok);
+        assert_eq!(agenda.order(Why::Change, true).scope, Scope::All, "and what former runs were about");
+        run(&mut agenda, Why::Change, Scope::All, Exit::Ok);
         assert_eq!(due(&agenda), Due { at: after(86400), why: Why::Reconcile });
     }
 

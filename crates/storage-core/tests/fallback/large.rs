@@ -8,7 +8,7 @@ use bytes::Bytes;
 use storage_core::error::{ErrorKind, Op};
 use storage_core::layer::fallback::FallbackStorage;
 use storage_core::layer::fallback::config::Role;
-use storage_core::storage::{FileStorage, FileStorageExt};
+use storage_core::storage::FileStorageExt;
 use tempfile::TempDir;
 use test_rig::disk::Mount;
 

@@ -130,7 +130,7 @@ mod tests {
     async fn whoever_is_around_knows_how_long_a_call_waited() {
         let outer = Queue::begin();
         let (turn, come) = tokio::sync::oneshot::channel::<()>();
-        let inner = |turn: tokio::sync::oneshot::Receiver<()>| async {
+        let inner = async |turn: tokio::sync::oneshot::Receiver<()>| {
             let queue = Queue::begin();
             queue.run(Queue::wait(turn)).await.unwrap();
             tokio::time::sleep(Duration::from_secs(5)).await;

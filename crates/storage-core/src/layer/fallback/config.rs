@@ -290,6 +290,11 @@ impl FallbackConfig {
         self
     }
 
+    /// Tells whether files that the secondary alone has are shown, so that it may hold more than the primary.
+    pub(super) fn shows_more(&self) -> bool {
+        self.read.miss != OnMiss::Fail || self.list.both_sides
+    }
+
     /// Refuses what contradicts itself.
     ///
     /// # Errors
@@ -297,8 +302,7 @@ impl FallbackConfig {
     pub fn validate(&self) -> Result<()> {
         self.breaker.validate()?;
         self.deadline.validate()?;
-        let own_files = self.read.miss != OnMiss::Fail || self.list.both_sides;
-        let wrong = if self.role == Role::Spare && own_files {
+        let wrong = if self.role == Role::Spare && self.shows_more() {
             "a spare has no files of its own: read.miss and list.both_sides need role = \"replica\""
         } else if self.heal_every.is_zero() {
             "heal_every is 0"

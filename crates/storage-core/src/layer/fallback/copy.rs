@@ -72,7 +72,7 @@ impl Inner {
             other => other.clone(),
         };
         let replica = self.config.role == Role::Replica;
-        let fresh = self.mark(Entry::begun(to), settled, op).await?;
+        let mark = self.mark(self.begun(to), settled, op).await?;
         let held = self.seen.take(to);
         self.urls.forget(to);
         let options = UploadOptions { when, ..options.clone() };
@@ -80,6 +80,9 @@ impl Inner {
         match self.primary.call(op, Some(to), work).await {
             Ok(receipt) => {
                 self.seen.note_write(&receipt.metadata);
+                if settled.open.is_some() {
+                    self.record_after_write(Change::Put(Arc::new(Entry::stale(to))), op).await?;
+                }
                 if replica {
                     let options = options.with_when(Precondition::None);
                     let work = self.secondary.storage().copy(from, to, options);
@@ -89,8 +92,6 @@ impl Inner {
                     } else {
                         self.has_missed(to).await;
                     }
-                } else if settled.open.is_some() {
-                    self.record_after_write(Change::Put(Arc::new(Entry::stale(to))), op).await?;
                 }
                 Ok(marked(receipt, from_primary))
             }
@@ -98,7 +99,7 @@ impl Inner {
                 // After a lost answer it may be the copy that is there. Its digest is not known here, so that one which
                 // nobody takes up again would be a stranger's: kept, and told.
                 self.seen.put_back(to, held);
-                self.unmark(to, fresh, error.effect(), op).await?;
+                self.unmark(to, &mark, error.effect(), op).await?;
                 Err(error)
             }
         }

@@ -85,7 +85,7 @@ impl Inner {
             other => other,
         };
         let replica = self.config.role == Role::Replica;
-        let fresh = self.mark(Entry::stale(id), &settled, op).await?;
+        let mark = self.mark(Entry::stale(id), &settled, op).await?;
         let held = self.seen.take(id);
         let work = self.primary.storage().delete(id, when.clone());
         match self.primary.call(op, Some(id), work).await {
@@ -104,20 +104,20 @@ impl Inner {
             }
             Err(outage) if is_outage(&outage) && self.config.delete == OnOutage::Secondary => {
                 if when != Precondition::None {
-                    self.unmark(id, fresh, outage.effect(), op).await?;
+                    self.unmark(id, &mark, outage.effect(), op).await?;
                     let message = format!("{outage}; the precondition cannot be checked meanwhile");
                     let error = self.error(outage.kind(), op, id).with_effect(outage.effect());
                     return Err(error.with_message(message).with_retry(outage.retry()).with_source(outage));
                 }
                 // The primary is as it was: so is the replica, unless the tombstone says otherwise.
-                self.unmark(id, fresh, outage.effect(), op).await?;
+                self.unmark(id, &mark, outage.effect(), op).await?;
                 if self.journal.entry(id).is_none() {
                     self.check_room(id, op).map_err(|error| error.with_effect_of(outage.effect()))?;
                 }
                 // Of a spare nobody can tell whether there was a file: most likely there was.
                 let mut existed = true;
                 let mut base = held.base;
-                if fresh {
+                if mark.is_new() {
                     let there = ask_metadata(Arc::clone(&self.secondary), id).await;
                     existed = !there.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound);
                     base = base.with_copy(there.ok().as_ref());
@@ -131,7 +131,7 @@ impl Inner {
                 // Either it is as it was, or it is gone.
                 let deleted = held.deleted || error.effect() != Effect::None;
                 self.seen.put_back(id, Held { deleted, ..held });
-                self.unmark(id, fresh, error.effect(), op).await?;
+                self.unmark(id, &mark, error.effect(), op).await?;
                 Err(error)
             }
         }

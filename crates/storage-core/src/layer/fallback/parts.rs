@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::config::Role;
-use super::entry::{Entry, Named, from_primary, named};
+use super::entry::{Named, from_primary, named};
 use super::journal::Change;
 use super::read::marked;
 use super::{FallbackStorage, Inner};
@@ -57,7 +57,7 @@ impl Inner {
         let replica = self.config.role == Role::Replica;
         let fresh = replica && self.journal.entry(id).is_none();
         if fresh {
-            self.record(Change::Put(Arc::new(Entry::begun(id))), op).await?;
+            self.record(Change::Put(Arc::new(self.begun(id))), op).await?;
         }
         let there = self.seen.take(id);
         self.urls.forget(id);

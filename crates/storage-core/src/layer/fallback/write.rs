@@ -10,7 +10,7 @@
 //!
 //! | ends between | what remains | what follows |
 //! |---|---|---|
-//! | 0 and 1, or nothing came of 1 | a stale row, both sides as they were | the heal compares the sides and removes it; a file that the secondary alone has stays |
+//! | 0 and 1, or nothing came of 1 | a stale row, both sides as they were | the heal compares the sides and removes it; a file that the secondary alone has stays, where such are shown |
 //! | 1 and 2, or 2 failed | a stale row, the secondary has the older file | it is not read; the heal brings it up to date |
 //! | 2 and 3 | a stale row, both sides have the new file | as above |
 //!
@@ -128,7 +128,7 @@ impl Inner {
         };
         self.urls.forget(id);
         // 0
-        let fresh = self.mark(Entry::begun(id), &settled, write.op).await?;
+        let mark = self.mark(self.begun(id), &settled, write.op).await?;
         let held = self.seen.take(id);
         // 1
         let options = UploadOptions { when, ..write.options.clone() };
@@ -136,10 +136,11 @@ impl Inner {
         match self.primary.call(write.op, Some(id), work).await {
             Ok(receipt) => {
                 self.seen.note_write(&receipt.metadata);
+                if settled.open.is_some() {
+                    self.record_after_write(Change::Put(Arc::new(Entry::stale(id))), write.op).await?;
+                }
                 if self.config.role == Role::Replica {
                     self.mirror(id, &write, &receipt).await;
-                } else if settled.open.is_some() {
-                    self.record_after_write(Change::Put(Arc::new(Entry::stale(id))), write.op).await?;
                 }
                 Ok(marked(receipt, from_primary))
             }
@@ -147,9 +148,12 @@ impl Inner {
                 let write = Write { effect: worst(write.effect, outage.effect()), ..write };
                 let (op, effect) = (write.op, outage.effect());
                 // The primary is as it was: so is the replica, until the intent says otherwise.
-                self.unmark(id, fresh, effect, op).await?;
-                let base =
-                    if fresh { self.with_copy(id, held.base.clone()).await } else { held.base.clone() };
+                self.unmark(id, &mark, effect, op).await?;
+                let base = if mark.is_new() {
+                    self.with_copy(id, held.base.clone()).await
+                } else {
+                    held.base.clone()
+                };
                 let base = base.asserted(&write.options.when);
                 let from = From {
                     entry: settled.entry.clone(),
@@ -166,7 +170,7 @@ impl Inner {
             }
             Err(error) => {
                 self.put_back(id, held, error.effect(), &write).await;
-                self.unmark(id, fresh, error.effect(), write.op).await?;
+                self.unmark(id, &mark, error.effect(), write.op).await?;
                 Err(error.with_effect_of(write.effect))
             }
         }
@@ -193,26 +197,50 @@ impl Inner {
         }
     }
 
+    /// The row of an upload to the primary that begins. A file that the secondary alone has, where such are shown, is not
+    /// given up for one that may come to nothing; elsewhere the secondary holds nothing but what the primary holds.
+    pub(super) fn begun(&self, id: &FileId) -> Entry {
+        if self.config.shows_more() { Entry::begun(id) } else { Entry::stale(id) }
+    }
+
     /// Before a write to the primary that a replica is to follow: until it has, its copy must not be used, as `stale`
-    /// says. Returns whether the row is new.
-    pub(super) async fn mark(&self, stale: Entry, settled: &Settled, op: Op) -> Result<bool> {
-        if self.config.role == Role::Spare || settled.entry.is_some() && settled.open.is_none() {
-            return Ok(false);
+    /// says.
+    pub(super) async fn mark(&self, stale: Entry, settled: &Settled, op: Op) -> Result<Mark> {
+        if self.config.role == Role::Spare {
+            return Ok(Mark::None);
+        }
+        if let (Some(entry), None) = (&settled.entry, &settled.open) {
+            if !entry.is_begun() || stale.is_begun() {
+                return Ok(Mark::None);
+            }
+            // A deletion is more than a write that may have come to nothing.
+            self.record(Change::Put(Arc::new(stale)), op).await?;
+            return Ok(Mark::Over(Arc::clone(entry)));
+        }
+        if settled.open.is_some() && stale.is_begun() {
+            // Of two writes that may have come to nothing either may be there: the open one ends when this one has not.
+            self.record(Change::Amend(Arc::new(stale)), op).await?;
+            return Ok(Mark::None);
         }
         self.record(Change::Put(Arc::new(stale)), op).await?;
         // A write that is open ends with this: it must not count after one that was acknowledged later. The copy
         // stays suspect whatever comes of this one.
-        Ok(settled.open.is_none())
+        Ok(if settled.open.is_none() { Mark::New } else { Mark::None })
     }
 
     /// Takes the mark back after a write that changed neither side.
-    pub(super) async fn unmark(&self, id: &FileId, fresh: bool, effect: Effect, op: Op) -> Result<()> {
+    pub(super) async fn unmark(&self, id: &FileId, mark: &Mark, effect: Effect, op: Op) -> Result<()> {
         let known = self.journal.get(id);
         let marked = known.entry.is_some_and(|entry| entry.is_stale()) && known.intent.is_none();
-        if fresh && marked && effect == Effect::None {
-            self.record(Change::Remove(id.clone()), op).await?;
+        match mark {
+            Mark::New if marked && effect == Effect::None => {
+                self.record(Change::Remove(id.clone()), op).await
+            }
+            Mark::Over(entry) if marked && effect == Effect::None => {
+                self.record(Change::Put(Arc::clone(entry)), op).await
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Uploads over a version of the secondary that was read in an outage.
@@ -482,6 +510,24 @@ impl Inner {
     pub(super) fn degraded(&self, id: &FileId, op: Op) {
         self.count(op, "outage");
         self.events.tell(FallbackEvent::Degraded { id: id.clone(), op });
+    }
+}
+
+/// What [`mark`](Inner::mark) has changed.
+#[derive(Debug)]
+pub(super) enum Mark {
+    /// Nothing that could be taken back.
+    None,
+    /// There was no row.
+    New,
+    /// There was this one.
+    Over(Arc<Entry>),
+}
+
+impl Mark {
+    /// Tells whether the copy was as good as the primary's file.
+    pub(super) fn is_new(&self) -> bool {
+        matches!(self, Self::New)
     }
 }
 

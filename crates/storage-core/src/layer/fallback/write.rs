@@ -149,19 +149,7 @@ impl Inner {
                 let (op, effect) = (write.op, outage.effect());
                 // The primary is as it was: so is the replica, until the intent says otherwise.
                 self.unmark(id, &mark, effect, op).await?;
-                let base = if mark.is_new() {
-                    self.with_copy(id, held.base.clone()).await
-                } else {
-                    held.base.clone()
-                };
-                let base = base.asserted(&write.options.when);
-                let from = From {
-                    entry: settled.entry.clone(),
-                    base,
-                    deleted: held.deleted,
-                    ours: held.ours.clone(),
-                    clash: None,
-                };
+                let from = self.follows(id, &settled, &held, mark.is_new(), &write.options.when).await;
                 let result = self.upload_degraded_or(id, from, settled, outage, write.clone()).await;
                 if result.is_err() {
                     self.put_back(id, held, effect, &write).await;
@@ -176,13 +164,28 @@ impl Inner {
         }
     }
 
-    /// What of the base is not known yet and a replica knows, whose copy may be used.
-    async fn with_copy(&self, id: &FileId, base: Base) -> Base {
-        if !matches!(base, Base::Unseen(_)) {
-            return base;
+    /// What a degraded write follows upon where the newest state was the primary's. What of that is not known yet, a
+    /// replica knows whose `copy` may be used.
+    async fn follows(
+        &self,
+        id: &FileId,
+        settled: &Settled,
+        held: &Held,
+        copy: bool,
+        when: &Precondition,
+    ) -> From {
+        let mut base = held.base.clone();
+        if copy && matches!(base, Base::Unseen(_)) {
+            let copy = ask_metadata(Arc::clone(&self.secondary), id).await;
+            base = base.with_copy(copy.ok().as_ref());
         }
-        let copy = ask_metadata(Arc::clone(&self.secondary), id).await;
-        base.with_copy(copy.ok().as_ref())
+        From {
+            entry: settled.entry.clone(),
+            base: base.asserted(when),
+            deleted: held.deleted,
+            ours: held.ours.clone(),
+            clash: None,
+        }
     }
 
     /// Remembers what the primary held after a write that failed, and perhaps took effect.
@@ -219,7 +222,9 @@ impl Inner {
         }
         if settled.open.is_some() && stale.is_begun() {
             // Of two writes that may have come to nothing either may be there: the open one ends when this one has not.
-            self.record(Change::Amend(Arc::new(stale)), op).await?;
+            if settled.entry.is_none() {
+                self.record(Change::Amend(Arc::new(stale)), op).await?;
+            }
             return Ok(Mark::None);
         }
         self.record(Change::Put(Arc::new(stale)), op).await?;
@@ -248,18 +253,8 @@ impl Inner {
         match ask_metadata(Arc::clone(&self.primary), id).await {
             Err(outage) if is_outage(&outage) && self.config.write == OnOutage::Secondary => {
                 let held = self.seen.take(id);
-                let base = match &settled.entry {
-                    None => self.with_copy(id, held.base.clone()).await,
-                    Some(_) => held.base.clone(),
-                };
-                let base = base.asserted(&write.options.when);
-                let from = From {
-                    entry: settled.entry.clone(),
-                    base,
-                    deleted: held.deleted,
-                    ours: held.ours.clone(),
-                    clash: None,
-                };
+                let copy = settled.entry.is_none();
+                let from = self.follows(id, &settled, &held, copy, &write.options.when).await;
                 let result = self.upload_degraded_or(id, from, settled, outage, write).await;
                 if result.is_err() {
                     self.seen.put_back(id, held);

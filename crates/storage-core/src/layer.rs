@@ -18,6 +18,10 @@ pub mod cache;
 pub mod fallback;
 pub mod limit;
 pub mod metered;
+#[cfg_attr(
+    all(not(feature = "fallback"), not(test)),
+    expect(dead_code, reason = "the one who asks how long a call has waited is the fallback")
+)]
 mod queue;
 pub mod retry;
 pub mod timeout;

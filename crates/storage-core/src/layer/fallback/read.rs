@@ -364,9 +364,11 @@ impl Inner {
         }
         let side_can = |side: &Side| side.storage().capabilities().presigned_get;
         if side_can(&self.primary) != side_can(&self.secondary) && !id.is_reserved() {
-            return Err(self
-                .error(ErrorKind::Unsupported, Op::Presign, id)
-                .with_message("one of the two sides has no URLs"));
+            let without = if side_can(&self.primary) { &self.secondary } else { &self.primary };
+            return Err(self.error(ErrorKind::Unsupported, Op::Presign, id).with_message(format!(
+                "{} signs no URLs, and one of an outage would be its own: give it what it signs with",
+                without.name()
+            )));
         }
         let spares =
             self.config.role == Role::Spare && entry.as_deref().is_some_and(|row| row.file().is_some());

@@ -4,9 +4,12 @@
 //! which is one task, carries what the two have to tell each other.
 
 use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::future::poll_immediate;
 use tokio::time::Instant;
 
 tokio::task_local! {
@@ -22,6 +25,10 @@ pub(super) struct Queue(Arc<Inner>);
 struct Inner {
     /// That of whoever is around: he waits, too.
     around: Option<Queue>,
+    /// Whether a turn has come.
+    came: AtomicBool,
+    /// Whether anybody had to wait for one, which is seldom so; before, there is nothing in `waits`.
+    waited: AtomicBool,
     waits: Mutex<Waits>,
 }
 
@@ -32,14 +39,12 @@ struct Waits {
     since: Option<Instant>,
     /// All that is over.
     over: Duration,
-    /// Whether a turn has come.
-    came: bool,
 }
 
 impl Queue {
     /// Begins a call within whatever call is running.
     pub(super) fn begin() -> Self {
-        Self(Arc::new(Inner { around: Self::current(), waits: Mutex::default() }))
+        Self(Arc::new(Inner { around: Self::current(), ..Inner::default() }))
     }
 
     /// Returns that of the call that is running, where somebody wants to know.
@@ -55,30 +60,40 @@ impl Queue {
     /// Waits for a turn on behalf of the call that is running.
     pub(super) async fn wait<T>(turn: impl Future<Output = T>) -> T {
         let Some(queue) = Self::current() else { return turn.await };
-        let waiting = Waiting::new(queue);
-        let turn = turn.await;
-        waiting.came();
-        turn
+        let mut turn = pin!(turn);
+        let came = match poll_immediate(turn.as_mut()).await {
+            Some(came) => came,
+            None => {
+                let _waiting = Waiting::new(queue.clone());
+                turn.await
+            }
+        };
+        queue.all().for_each(|queue| queue.0.came.store(true, Ordering::Release));
+        came
     }
 
     /// Returns how long the call has waited for its turns.
     pub(super) fn waited(&self) -> Duration {
-        let waits = self.waits();
+        let Some(waits) = self.waits() else { return Duration::ZERO };
         waits.over + waits.since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Tells whether the call waits for a turn now.
     pub(super) fn is_waiting(&self) -> bool {
-        self.waits().now > 0
+        self.waits().is_some_and(|waits| waits.now > 0)
     }
 
     /// Tells whether the call waits for its first turn: nothing was done yet.
     pub(super) fn has_not_begun(&self) -> bool {
-        let waits = self.waits();
-        waits.now > 0 && !waits.came
+        self.is_waiting() && !self.0.came.load(Ordering::Acquire)
     }
 
-    fn waits(&self) -> MutexGuard<'_, Waits> {
+    /// Returns what is known of waits, where there were any.
+    fn waits(&self) -> Option<MutexGuard<'_, Waits>> {
+        self.0.waited.load(Ordering::Acquire).then(|| self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waits> {
         self.0.waits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -94,22 +109,19 @@ struct Waiting(Queue);
 impl Waiting {
     fn new(queue: Queue) -> Self {
         for queue in queue.all() {
-            let mut waits = queue.waits();
+            queue.0.waited.store(true, Ordering::Release);
+            let mut waits = queue.lock();
             waits.now += 1;
             waits.since.get_or_insert_with(Instant::now);
         }
         Self(queue)
-    }
-
-    fn came(self) {
-        self.0.all().for_each(|queue| queue.waits().came = true);
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
         for queue in self.0.all() {
-            let mut waits = queue.waits();
+            let mut waits = queue.lock();
             waits.now -= 1;
             if waits.now == 0
                 && let Some(since) = waits.since.take()

@@ -1,9 +1,10 @@
 //! Loads that several readers share.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use super::epochs::Epoch;
 use crate::id::FileId;
@@ -28,14 +29,37 @@ pub(super) enum What {
 #[derive(Debug)]
 struct Flight<T> {
     epoch: Epoch,
-    landed: watch::Receiver<Option<Landing<T>>>,
+    course: Arc<Course<T>>,
 }
 
-/// How a load ended.
-#[derive(Clone, Debug)]
-enum Landing<T> {
-    With(T),
+/// How a load goes. Of those that share nothing, which are most, each is one allocation.
+#[derive(Debug)]
+struct Course<T> {
+    state: Mutex<State<T>>,
+    changed: Notify,
+}
+
+#[derive(Debug)]
+enum State<T> {
+    Flying,
+    /// The leader has loaded it.
+    Landed(T),
+    /// The leader failed.
     Alone,
+    /// The leader was dropped before.
+    Left,
+}
+
+impl<T> Course<T> {
+    fn state(&self) -> MutexGuard<'_, State<T>> {
+        // Every change is one assignment.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ends(&self, state: State<T>) {
+        *self.state() = state;
+        self.changed.notify_waiters();
+    }
 }
 
 /// The part a reader plays.
@@ -52,7 +76,7 @@ pub(super) enum Turn<'a, T> {
 pub(super) struct Leader<'a, T> {
     flights: &'a Flights<T>,
     key: (FileId, What),
-    landing: watch::Sender<Option<Landing<T>>>,
+    course: Arc<Course<T>>,
 }
 
 impl<T: Clone> Flights<T> {
@@ -70,23 +94,30 @@ impl<T: Clone> Flights<T> {
     pub(super) async fn join(&self, id: &FileId, what: What, epoch: Epoch) -> Turn<'_, T> {
         let key = (id.clone(), what);
         loop {
-            let mut landed = {
+            let course = {
                 let mut open = self.lock();
                 match open.get(&key) {
-                    Some(flight) if flight.epoch == epoch => flight.landed.clone(),
+                    Some(flight) if flight.epoch == epoch => Arc::clone(&flight.course),
                     _ => {
-                        let (landing, landed) = watch::channel(None);
-                        open.insert(key.clone(), Flight { epoch, landed });
-                        return Turn::Lead(Leader { flights: self, key, landing });
+                        let course =
+                            Arc::new(Course { state: Mutex::new(State::Flying), changed: Notify::new() });
+                        open.insert(key.clone(), Flight { epoch, course: Arc::clone(&course) });
+                        return Turn::Lead(Leader { flights: self, key, course });
                     }
                 }
             };
-            // The error says that the leader was dropped: the next round finds another one, or leads.
-            if let Ok(landing) = landed.wait_for(Option::is_some).await {
-                match &*landing {
-                    Some(Landing::With(value)) => return Turn::Share(value.clone()),
-                    _ => return Turn::Alone,
+            loop {
+                let mut changed = pin!(course.changed.notified());
+                // Before the look: a change after it is not missed.
+                changed.as_mut().enable();
+                match &*course.state() {
+                    State::Flying => {}
+                    State::Landed(value) => return Turn::Share(value.clone()),
+                    State::Alone => return Turn::Alone,
+                    // The next round finds another leader, or leads.
+                    State::Left => break,
                 }
+                changed.await;
             }
         }
     }
@@ -100,12 +131,12 @@ impl<T: Clone> Flights<T> {
 impl<T> Leader<'_, T> {
     /// Tells those who wait what was loaded. Until the leader is dropped, readers of the epoch still join.
     pub(super) fn land(&self, value: T) {
-        self.landing.send_replace(Some(Landing::With(value)));
+        self.course.ends(State::Landed(value));
     }
 
     /// Tells those who wait to ask for themselves.
     pub(super) fn fail(&self) {
-        self.landing.send_replace(Some(Landing::Alone));
+        self.course.ends(State::Alone);
     }
 }
 
@@ -113,8 +144,12 @@ impl<T> Drop for Leader<'_, T> {
     fn drop(&mut self) {
         let mut open = self.flights.open.lock().unwrap_or_else(PoisonError::into_inner);
         // A reader of a later epoch may have taken the place.
-        if open.get(&self.key).is_some_and(|flight| flight.landed.same_channel(&self.landing.subscribe())) {
+        if open.get(&self.key).is_some_and(|flight| Arc::ptr_eq(&flight.course, &self.course)) {
             open.remove(&self.key);
+        }
+        drop(open);
+        if matches!(*self.course.state(), State::Flying) {
+            self.course.ends(State::Left);
         }
     }
 }

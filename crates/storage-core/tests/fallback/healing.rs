@@ -23,6 +23,19 @@ pub(crate) fn foreign(memory: &MemoryStorage, name: &'static str, text: &'static
     write.now_or_never().unwrap().unwrap();
 }
 
+/// A spare's pair in which `a` was overwritten by us in an outage and by a stranger, which a heal has found.
+async fn in_conflict() -> (Rig, FallbackStorage) {
+    let rig = Rig::new(Role::Spare);
+    let storage = rig.open().await;
+    put(&storage, "a", "base").await;
+    rig.primary.set_outage(true);
+    put(&storage, "a", "ours").await;
+    foreign(&rig.inside.0, "a", "theirs");
+    rig.primary.set_outage(false);
+    assert_eq!(storage.heal().await.conflicts.len(), 1);
+    (rig, storage)
+}
+
 #[tokio::test]
 async fn a_conflict_is_kept_on_both_sides_and_reported() {
     for role in [Role::Spare, Role::Replica] {
@@ -158,14 +171,7 @@ async fn bytes_that_are_not_those_of_the_journal_are_not_brought_over() {
 
 #[tokio::test]
 async fn a_new_write_ends_a_conflict() {
-    let rig = Rig::new(Role::Spare);
-    let storage = rig.open().await;
-    put(&storage, "a", "base").await;
-    rig.primary.set_outage(true);
-    put(&storage, "a", "ours").await;
-    foreign(&rig.inside.0, "a", "theirs");
-    rig.primary.set_outage(false);
-    assert_eq!(storage.heal().await.conflicts.len(), 1);
+    let (rig, storage) = in_conflict().await;
     put(&storage, "a", "newest").await;
     assert_eq!(storage.conflicts(), []);
     heal(&storage).await;
@@ -279,14 +285,7 @@ async fn a_copy_that_an_acknowledged_write_has_passed_does_not_come_back() {
 #[tokio::test]
 async fn a_write_with_a_precondition_leaves_a_conflict() {
     for deletion in [false, true] {
-        let rig = Rig::new(Role::Spare);
-        let storage = rig.open().await;
-        put(&storage, "a", "base").await;
-        rig.primary.set_outage(true);
-        put(&storage, "a", "ours").await;
-        foreign(&rig.inside.0, "a", "theirs");
-        rig.primary.set_outage(false);
-        assert_eq!(storage.heal().await.conflicts.len(), 1);
+        let (rig, storage) = in_conflict().await;
         let version = storage.metadata(&id("a")).await.unwrap().version.unwrap();
         if deletion {
             storage.delete(&id("a"), Precondition::Version(version)).await.unwrap();
@@ -319,14 +318,7 @@ async fn version_of(storage: &FallbackStorage, name: &str) -> storage_core::meta
 /// To keep theirs is to give ours up, and what was looked at may be gone.
 #[tokio::test]
 async fn ours_is_not_given_up_for_a_file_that_is_no_more() {
-    let rig = Rig::new(Role::Spare);
-    let storage = rig.open().await;
-    put(&storage, "a", "base").await;
-    rig.primary.set_outage(true);
-    put(&storage, "a", "ours").await;
-    foreign(&rig.inside.0, "a", "theirs");
-    rig.primary.set_outage(false);
-    assert_eq!(storage.heal().await.conflicts.len(), 1);
+    let (rig, storage) = in_conflict().await;
     foreign(&rig.inside.0, "a", "another");
     let error = storage.resolve(&id("a"), Keep::Theirs).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::VersionMismatch, "{error}");
